@@ -40,7 +40,7 @@ class TrainingError(OpenJepaError, RuntimeError):
     exit_code = 3
 
 
-class MissingExtra(OpenJepaError, ImportError):
+class MissingExtra(OpenJepaError, ImportError):  # noqa: N818
     """An optional dependency is not installed; the message names the install command."""
 
 

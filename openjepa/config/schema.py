@@ -24,7 +24,9 @@ class Part(BaseModel):
 class AugmentConfig(Part):
     """Random transforms of a training image; context and target see the same result."""
 
-    random_resized_crop: bool = Field(True, description="crop a random box and resize it; off: resize short side and crop at the centre")
+    random_resized_crop: bool = Field(
+        True, description="crop a random box and resize it; off: resize short side and crop at the centre"
+    )
     crop_scale: Pair = Field((0.3, 1.0), description="area of the random box as a share of the image")
     crop_ratio: Pair = Field((0.75, 4 / 3), description="width over height of the random box")
     flip: Share = Field(0.5, description="probability of a horizontal flip")
@@ -40,13 +42,23 @@ class DataConfig(Part):
     source: str | None = Field(None, description="folder, list file or built-in ('scenes'); the DATA argument fills it")
     image_size: int | tuple[int, int] = Field(224, description="pixels: one number, or height and width")
     channels: int = Field(3, ge=1, description="channels the encoder sees; files are converted to it")
-    mean: tuple[float, ...] | None = Field(None, description="per-channel mean in 0..1; none: ImageNet for 3 channels, else .5")
-    std: tuple[float, ...] | None = Field(None, description="per-channel deviation in 0..1; none: ImageNet for 3 channels, else .25")
-    interpolation: Literal["bilinear", "bicubic"] = Field("bilinear", description="resampling filter (always anti-aliased)")
+    mean: tuple[float, ...] | None = Field(
+        None, description="per-channel mean in 0..1; none: ImageNet for 3 channels, else .5"
+    )
+    std: tuple[float, ...] | None = Field(
+        None, description="per-channel deviation in 0..1; none: ImageNet for 3 channels, else .25"
+    )
+    interpolation: Literal["bilinear", "bicubic"] = Field(
+        "bilinear", description="resampling filter (always anti-aliased)"
+    )
     augment: AugmentConfig = AugmentConfig()
-    eval_crop: float = Field(0.875, gt=0, le=1, description="evaluation: image size over resized short side before the centre crop")
+    eval_crop: float = Field(
+        0.875, gt=0, le=1, description="evaluation: image size over resized short side before the centre crop"
+    )
     workers: int | Literal["auto"] = Field("auto", description="loader processes; 0 reads in the training process")
-    cache: Literal["auto", "memory", "none"] = Field("auto", description="keep decoded images in memory ('auto': when they are small)")
+    cache: Literal["auto", "memory", "none"] = Field(
+        "auto", description="keep decoded images in memory ('auto': when they are small)"
+    )
     max_bad_share: Share = Field(0.05, description="stop when more than this share of the files cannot be read")
     scenes_count: int = Field(4096, ge=2, description="number of images the built-in 'scenes' has")
 
@@ -59,14 +71,20 @@ class MultiblockMask(Part):
     target_scale: Pair = Field((0.15, 0.2), description="area of a target block as a share of the grid")
     target_aspect: Pair = Field((0.75, 1.5), description="height over width of a target block")
     context_scale: Pair = Field((0.85, 1.0), description="area of the context block as a share of the grid")
-    min_keep: int = Field(10, ge=1, description="a sample keeps more context tokens than this, else its blocks are drawn again")
+    min_keep: int = Field(
+        10, ge=1, description="a sample keeps more context tokens than this, else its blocks are drawn again"
+    )
     overlap: bool = Field(False, description="leave target tokens in the context")
     context_mode: Literal["subset", "padded", "release"] = Field(
         "padded",
         description="unequal contexts: 'padded' keeps all with attention masks, 'subset' cuts at random to the batch minimum, 'release' keeps the first ids (the published code: loses the bottom rows)",
     )
-    borders: Literal["full", "release"] = Field("full", description="'release' never covers the last row and column, as published")
-    size_draw: Literal["independent", "release"] = Field("independent", description="'release' draws scale and aspect from one uniform, as published")
+    borders: Literal["full", "release"] = Field(
+        "full", description="'release' never covers the last row and column, as published"
+    )
+    size_draw: Literal["independent", "release"] = Field(
+        "independent", description="'release' draws scale and aspect from one uniform, as published"
+    )
 
 
 class RandomMask(Part):
@@ -91,16 +109,24 @@ MaskConfig = Annotated[MultiblockMask | RandomMask | BlockMask, Field(discrimina
 class ModelConfig(Part):
     """The encoder: a vision transformer named by size, or free."""
 
-    arch: str | None = Field("vit_base", description="vit_{tiny,small,base,large,huge,giant,gigantic}; none: give dim, depth, heads")
+    arch: str | None = Field(
+        "vit_base", description="vit_{tiny,small,base,large,huge,giant,gigantic}; none: give dim, depth, heads"
+    )
     patch_size: int = Field(16, ge=1, description="pixels per patch side")
     dim: int | None = Field(None, ge=2, description="width; overrides the named size")
     depth: int | None = Field(None, ge=1, description="blocks; overrides the named size")
     heads: int | None = Field(None, ge=1, description="attention heads; overrides the named size")
     mlp_ratio: float | None = Field(None, gt=0, description="MLP hidden width over width; overrides the named size")
     drop_path: Share = Field(0.0, description="stochastic depth at the last block, linear over depth")
-    positions: Literal["sincos2d", "learned"] = Field("sincos2d", description="position table added to the patch tokens")
-    position_order: Literal["column_first", "row_first"] = Field("column_first", description="which axis the first half of sincos channels encodes: I-JEPA column, V-JEPA row")
-    init: Literal["ijepa", "vjepa2"] = Field("vjepa2", description="'vjepa2' rescales block outputs by depth; 'ijepa' (published runs) does not")
+    positions: Literal["sincos2d", "learned"] = Field(
+        "sincos2d", description="position table added to the patch tokens"
+    )
+    position_order: Literal["column_first", "row_first"] = Field(
+        "column_first", description="which axis the first half of sincos channels encodes: I-JEPA column, V-JEPA row"
+    )
+    init: Literal["ijepa", "vjepa2"] = Field(
+        "vjepa2", description="'vjepa2' rescales block outputs by depth; 'ijepa' (published runs) does not"
+    )
 
 
 class PredictorConfig(Part):
@@ -118,8 +144,12 @@ class TargetConfig(Part):
 
     kind: Literal["ema"] = "ema"
     momentum: Pair = Field((0.996, 1.0), description="EMA momentum at the first and last step")
-    momentum_schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="how momentum moves from first to last")
-    transform: Literal["layer_norm", "none"] = Field("layer_norm", description="target features: affine-free layer norm, or as they are")
+    momentum_schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="how momentum moves from first to last"
+    )
+    transform: Literal["layer_norm", "none"] = Field(
+        "layer_norm", description="target features: affine-free layer norm, or as they are"
+    )
 
 
 class RegulariserConfig(Part):
@@ -133,9 +163,13 @@ class RegulariserConfig(Part):
 class ObjectiveConfig(Part):
     """How predictions are compared with targets."""
 
-    kind: Literal["smooth_l1", "l1", "l2"] = Field("smooth_l1", description="distance per element; 'l2' is the squared error")
+    kind: Literal["smooth_l1", "l1", "l2"] = Field(
+        "smooth_l1", description="distance per element; 'l2' is the squared error"
+    )
     beta: float = Field(1.0, gt=0, description="smooth-L1 threshold between squared and absolute")
-    weight: float = Field(1.0, ge=0, description="weight of the latent-prediction term (0 leaves only the regularisers)")
+    weight: float = Field(
+        1.0, ge=0, description="weight of the latent-prediction term (0 leaves only the regularisers)"
+    )
     regularisers: tuple[RegulariserConfig, ...] = Field((), description="extra terms with batch statistics")
 
 
@@ -145,10 +179,14 @@ class OptimConfig(Part):
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     start_lr: float = Field(1e-4, ge=0, description="learning rate at the first warm-up step")
     final_lr: float = Field(1e-6, ge=0, description="learning rate at the end")
-    schedule: Literal["cosine", "constant", "wsd"] = Field("cosine", description="after warm-up: cosine to final_lr, constant, or stable then linear decay")
+    schedule: Literal["cosine", "constant", "wsd"] = Field(
+        "cosine", description="after warm-up: cosine to final_lr, constant, or stable then linear decay"
+    )
     warmup: Duration = Field(Duration(10, "percent"), description="length of the linear warm-up")
     decay: Duration = Field(Duration(10, "percent"), description="wsd only: length of the final decay")
-    stretch: float = Field(1.0, ge=1, description="schedules are laid out for stretch × the run and cut (published V-JEPA: 1.25)")
+    stretch: float = Field(
+        1.0, ge=1, description="schedules are laid out for stretch × the run and cut (published V-JEPA: 1.25)"
+    )
     weight_decay: float = Field(0.04, ge=0, description="decay at the start")
     final_weight_decay: float | None = Field(None, ge=0, description="decay at the end (cosine); none: constant")
     betas: Pair = Field((0.9, 0.999), description="AdamW betas")
@@ -162,10 +200,16 @@ class TrainConfig(Part):
 
     length: Duration = Field(Duration(100, "epochs"), description="steps, epochs or samples (--steps, --epochs)")
     batch_size: int = Field(256, ge=1, description="global batch: samples per optimizer step over all devices")
-    micro_batch: int | Literal["auto"] = Field("auto", description="samples per forward on one device; accumulation is exact")
+    micro_batch: int | Literal["auto"] = Field(
+        "auto", description="samples per forward on one device; accumulation is exact"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N, mps")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the hardware is fast at it")
-    strategy: Literal["auto", "single", "ddp", "fsdp2"] = Field("auto", description="auto: ddp under torchrun, else single")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 where the hardware is fast at it"
+    )
+    strategy: Literal["auto", "single", "ddp", "fsdp2"] = Field(
+        "auto", description="auto: ddp under torchrun, else single"
+    )
     compile: bool | Literal["auto"] = Field("auto", description="torch.compile; auto: on CUDA for runs over 500 steps")
     activation_checkpointing: bool = Field(False, description="recompute block activations in the backward pass")
     deterministic: bool = Field(False, description="deterministic CUDA kernels (slower; CPU always is)")
@@ -184,7 +228,9 @@ class LogConfig(Part):
     """What is written and how often."""
 
     every: Duration = Field(Duration(50, "steps"), description="between rows of metrics.jsonl with the health panel")
-    tensorboard: bool | Literal["auto"] = Field("auto", description="TensorBoard events; auto: when tensorboard is installed")
+    tensorboard: bool | Literal["auto"] = Field(
+        "auto", description="TensorBoard events; auto: when tensorboard is installed"
+    )
     health_samples: int = Field(256, ge=8, description="images the health panel is measured on")
 
 
@@ -192,16 +238,24 @@ class HealthConfig(Part):
     """What happens when a run falls ill."""
 
     on_collapse: Literal["warn", "stop"] = Field("warn", description="verdict is collapse for several panels in a row")
-    on_nonfinite: Literal["skip", "stop"] = Field("skip", description="a not-finite gradient: skip the update, or stop at once")
+    on_nonfinite: Literal["skip", "stop"] = Field(
+        "skip", description="a not-finite gradient: skip the update, or stop at once"
+    )
     max_skipped: int = Field(10, ge=0, description="stop after this many skipped updates in a row")
-    on_diverge: Literal["warn", "stop", "rollback"] = Field("stop", description="loss far above its best: go on, stop, or go back to the last checkpoint")
+    on_diverge: Literal["warn", "stop", "rollback"] = Field(
+        "stop", description="loss far above its best: go on, stop, or go back to the last checkpoint"
+    )
 
 
 class ProbeConfig(Part):
     """Scores during training when labels exist."""
 
-    every: Duration | None = Field(Duration(25, "percent"), description="between kNN and linear probes; none: only at the end")
-    val: str | None = Field(None, description="labelled folder to score on; none: a held-out tenth of the training data")
+    every: Duration | None = Field(
+        Duration(25, "percent"), description="between kNN and linear probes; none: only at the end"
+    )
+    val: str | None = Field(
+        None, description="labelled folder to score on; none: a held-out tenth of the training data"
+    )
     max_train: int = Field(10000, ge=10, description="images the probes are fitted on, at most")
     max_val: int = Field(2000, ge=10, description="images the probes are scored on, at most")
     knn_k: int = Field(20, ge=1, description="neighbours")
@@ -212,7 +266,9 @@ class Recipe(Part):
 
     name: str = Field(description="how the recipe is called")
     system: Literal["ijepa"] = Field("ijepa", description="which composition of parts")
-    form: Literal["tiny", "single-gpu", "paper", "release", "document", "custom"] = Field("custom", description="what the recipe stands for")
+    form: Literal["tiny", "single-gpu", "paper", "release", "document", "custom"] = Field(
+        "custom", description="what the recipe stands for"
+    )
     seed: int = Field(0, ge=0, description="seeds everything: order, masks, augmentation, initialisation")
     data: DataConfig = DataConfig()
     mask: MaskConfig = MultiblockMask()
@@ -235,7 +291,9 @@ class Recipe(Part):
                 raise ValueError(f"data.{name} has {len(values)} values for data.channels={self.data.channels}")
         sides = (self.data.image_size,) * 2 if isinstance(self.data.image_size, int) else self.data.image_size
         if min(sides) < self.model.patch_size:
-            raise ValueError(f"data.image_size {self.data.image_size} is smaller than model.patch_size {self.model.patch_size}")
+            raise ValueError(
+                f"data.image_size {self.data.image_size} is smaller than model.patch_size {self.model.patch_size}"
+            )
         return self
 
     @property

@@ -1,0 +1,18 @@
+"""Tokenizers, positions, transformers, predictors and their EMA. Models know no method, device, loop or logger."""
+
+from openjepa.models.ema import make_target, update_ema
+from openjepa.models.predictor import NarrowPredictor, build_predictor
+from openjepa.models.sizes import SIZES, Size, size_named
+from openjepa.models.vit import VisionTransformer, build_encoder
+
+__all__ = [
+    "SIZES",
+    "NarrowPredictor",
+    "Size",
+    "VisionTransformer",
+    "build_encoder",
+    "build_predictor",
+    "make_target",
+    "size_named",
+    "update_ema",
+]

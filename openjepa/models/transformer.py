@@ -1,0 +1,96 @@
+"""The pre-norm transformer block of the family (official.md §1.3) and its two published initialisations (§1.4)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-6  # encoders and predictors; probes use 1e-5
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a fused ``qkv`` projection, rows ordered ``[q; k; v]``, heads contiguous inside."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``(B, N, D)`` → ``(B, N, D)``; ``mask`` is ``(B, 1, 1, N)`` bool, True where a key may be seen."""
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D/heads)
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class Mlp(nn.Module):
+    """fc1 → exact GELU → fc2."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(…, D)`` → ``(…, D)``."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """x ← x + Attn(LN x); x ← x + MLP(LN x), with stochastic depth per sample."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``(B, N, D)`` → ``(B, N, D)``."""
+        x = x + self._drop(self.attn(self.norm1(x), mask))
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        if not self.training or self.drop_path == 0.0:
+            return branch
+        keep = 1 - self.drop_path
+        coin = torch.empty(branch.shape[0], 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(keep)
+        return branch * coin / keep
+
+
+def initialise(root: nn.Module, blocks: nn.ModuleList, how: Literal["ijepa", "vjepa2"]) -> None:
+    """Draw weights as published: normal with deviation .02 (truncated at ±2, 100 deviations out), biases 0, norms 1.
+
+    ``vjepa2`` then divides ``attn.proj.weight`` and ``mlp.fc2.weight`` of block l (from 1) by √(2l). The published
+    I-JEPA and V-JEPA runs had no such rescale, because a later re-draw undid it: ``ijepa`` (official.md §1.4).
+    """
+    for module in root.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    if how == "vjepa2":
+        with torch.no_grad():
+            for layer, block in enumerate(blocks, start=1):
+                assert isinstance(block, Block)
+                block.attn.proj.weight.div_(math.sqrt(2 * layer))
+                block.mlp.fc2.weight.div_(math.sqrt(2 * layer))
+
+
+def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
+    """Pick tokens: ``x (B, N, D)``, ``index (B, K)`` → ``(B, K, D)``."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def key_mask(valid: Tensor | None) -> Tensor | None:
+    """``(B, N)`` validity → the ``(B, 1, 1, N)`` mask that scaled-dot-product attention broadcasts."""
+    return None if valid is None else valid[:, None, None, :]

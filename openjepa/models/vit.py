@@ -83,7 +83,7 @@ class VisionTransformer(nn.Module):
         self.depth, self.heads = depth, heads
         self.grad_checkpointing = False
         self.patch_embed = PatchEmbed(patch_size, channels, dim)
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         initialise(self, self.blocks, init)

@@ -13,7 +13,7 @@ from openjepa.errors import ConfigError
 
 UNITS = ("steps", "epochs", "samples", "percent")
 _FORMS = {"step": "steps", "epoch": "epochs", "ep": "epochs", "sample": "samples", "%": "percent"}
-_PATTERN = re.compile(r"^\s*([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([a-z%]*)\s*$", re.IGNORECASE)
+_PATTERN = re.compile(r"^\s*((?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*([a-z%]*)\s*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ class Duration:
         unit = _FORMS.get(unit, _FORMS.get(unit.rstrip("s"), unit))
         if unit not in UNITS:
             raise ConfigError(f"'{raw}' has no known unit: use steps, epochs, samples or %")
-        return cls(float(match[1].replace("_", "")), unit)
+        value = float(match[1].replace("_", ""))
+        if not math.isfinite(value):
+            raise ConfigError(f"'{raw}' is not a duration: the number is too large")
+        return cls(value, unit)
 
     def steps(self, *, total: int | None, steps_per_epoch: int, batch_size: int) -> int:
         """Length in optimizer steps, rounded to the nearest (at least 0). ``total`` is needed for percent only."""
@@ -54,7 +57,9 @@ class Duration:
         return round(self.value)
 
     def __str__(self) -> str:
-        return f"{self.value:g} {'%' if self.unit == 'percent' else self.unit}"
+        """Exact: :meth:`parse` of it gives an equal duration."""
+        number = int(self.value) if self.value == int(self.value) and self.value < 1e15 else repr(self.value)
+        return f"{number} {'%' if self.unit == 'percent' else self.unit}"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:

@@ -7,18 +7,30 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from openjepa.config.duration import Duration
 
-Pair = tuple[float, float]
 Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("must go from low to high")
+    return pair
+
+
+ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
 
 
 class Part(BaseModel):
     """Base of every recipe part: frozen, unknown keys forbidden."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class AugmentConfig(Part):
@@ -27,8 +39,8 @@ class AugmentConfig(Part):
     random_resized_crop: bool = Field(
         True, description="crop a random box and resize it; off: resize short side and crop at the centre"
     )
-    crop_scale: Pair = Field((0.3, 1.0), description="area of the random box as a share of the image")
-    crop_ratio: Pair = Field((0.75, 4 / 3), description="width over height of the random box")
+    crop_scale: ShareRange = Field((0.3, 1.0), description="area of the random box as a share of the image")
+    crop_ratio: PositiveRange = Field((0.75, 4 / 3), description="width over height of the random box")
     flip: Share = Field(0.5, description="probability of a horizontal flip")
     color_jitter: float = Field(0.0, ge=0, description="strength s of brightness/contrast/saturation .8s and hue .2s")
     color_jitter_prob: Share = Field(0.8, description="probability of the colour jitter")
@@ -55,7 +67,9 @@ class DataConfig(Part):
     eval_crop: float = Field(
         0.875, gt=0, le=1, description="evaluation: image size over resized short side before the centre crop"
     )
-    workers: int | Literal["auto"] = Field("auto", description="loader processes; 0 reads in the training process")
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="loader processes; 0 reads in the training process"
+    )
     cache: Literal["auto", "memory", "none"] = Field(
         "auto", description="keep decoded images in memory ('auto': when they are small)"
     )
@@ -68,9 +82,9 @@ class MultiblockMask(Part):
 
     kind: Literal["multiblock"] = "multiblock"
     targets: int = Field(4, ge=1, description="target blocks per image")
-    target_scale: Pair = Field((0.15, 0.2), description="area of a target block as a share of the grid")
-    target_aspect: Pair = Field((0.75, 1.5), description="height over width of a target block")
-    context_scale: Pair = Field((0.85, 1.0), description="area of the context block as a share of the grid")
+    target_scale: ShareRange = Field((0.15, 0.2), description="area of a target block as a share of the grid")
+    target_aspect: PositiveRange = Field((0.75, 1.5), description="height over width of a target block")
+    context_scale: ShareRange = Field((0.85, 1.0), description="area of the context block as a share of the grid")
     min_keep: int = Field(
         10, ge=1, description="a sample keeps more context tokens than this, else its blocks are drawn again"
     )
@@ -91,7 +105,7 @@ class RandomMask(Part):
     """Random patches: a share is hidden and predicted, the rest is context."""
 
     kind: Literal["random"] = "random"
-    ratio: Pair = Field((0.4, 0.6), description="share of tokens hidden, drawn per batch")
+    ratio: ShareRange = Field((0.4, 0.6), description="share of tokens hidden, drawn per batch")
 
 
 class BlockMask(Part):
@@ -100,7 +114,7 @@ class BlockMask(Part):
     kind: Literal["block"] = "block"
     ratio: Share = Field(0.6, description="share of tokens hidden")
     min_block: int = Field(4, ge=1, description="smallest block in tokens")
-    aspect: Pair = Field((0.3, 1 / 0.3), description="height over width of a block")
+    aspect: PositiveRange = Field((0.3, 1 / 0.3), description="height over width of a block")
 
 
 MaskConfig = Annotated[MultiblockMask | RandomMask | BlockMask, Field(discriminator="kind")]
@@ -143,7 +157,7 @@ class TargetConfig(Part):
     """The target network and what is done to its output."""
 
     kind: Literal["ema"] = "ema"
-    momentum: Pair = Field((0.996, 1.0), description="EMA momentum at the first and last step")
+    momentum: tuple[Share, Share] = Field((0.996, 1.0), description="EMA momentum at the first and last step")
     momentum_schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="how momentum moves from first to last"
     )
@@ -189,7 +203,7 @@ class OptimConfig(Part):
     )
     weight_decay: float = Field(0.04, ge=0, description="decay at the start")
     final_weight_decay: float | None = Field(None, ge=0, description="decay at the end (cosine); none: constant")
-    betas: Pair = Field((0.9, 0.999), description="AdamW betas")
+    betas: tuple[Share, Share] = Field((0.9, 0.999), description="AdamW betas")
     eps: float = Field(1e-8, gt=0, description="AdamW epsilon")
     clip: float | None = Field(None, gt=0, description="largest gradient norm; none: no clipping")
     decay_mask_tokens: bool = Field(False, description="published code also decays mask tokens")
@@ -200,7 +214,7 @@ class TrainConfig(Part):
 
     length: Duration = Field(Duration(100, "epochs"), description="steps, epochs or samples (--steps, --epochs)")
     batch_size: int = Field(256, ge=1, description="global batch: samples per optimizer step over all devices")
-    micro_batch: int | Literal["auto"] = Field(
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="samples per forward on one device; accumulation is exact"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N, mps")
@@ -285,15 +299,20 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
+        """What no single key can know; all of it is said at once."""
+        wrong = []
         for name in ("mean", "std"):
             values = getattr(self.data, name)
             if values is not None and len(values) != self.data.channels:
-                raise ValueError(f"data.{name} has {len(values)} values for data.channels={self.data.channels}")
+                wrong.append(f"data.{name} has {len(values)} values for data.channels={self.data.channels}")
         sides = (self.data.image_size,) * 2 if isinstance(self.data.image_size, int) else self.data.image_size
         if min(sides) < self.model.patch_size:
-            raise ValueError(
-                f"data.image_size {self.data.image_size} is smaller than model.patch_size {self.model.patch_size}"
-            )
+            wrong.append(f"data.image_size {min(sides)} is smaller than model.patch_size {self.model.patch_size}")
+        missing = [f"model.{name}" for name in ("dim", "depth", "heads") if getattr(self.model, name) is None]
+        if self.model.arch is None and missing:
+            wrong.append(f"model.arch is none, so {' and '.join(missing)} must be given")
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self
 
     @property

@@ -1,0 +1,33 @@
+"""The checkpoint format, strict loading, key maps, model directories and parity with published numbers."""
+
+from openjepa.hub.checkpoint import (
+    Checkpoint,
+    discard_after,
+    list_checkpoints,
+    load_last,
+    prune,
+    read_checkpoint,
+    save_checkpoint,
+)
+from openjepa.hub.keymaps import KeyMap, key_map, list_maps, register_map
+from openjepa.hub.official import IJEPA_OFFICIAL
+from openjepa.hub.strict import LoadError, LoadReport, load_strict, read_tensors
+
+__all__ = [
+    "IJEPA_OFFICIAL",
+    "Checkpoint",
+    "KeyMap",
+    "LoadError",
+    "LoadReport",
+    "discard_after",
+    "key_map",
+    "list_checkpoints",
+    "list_maps",
+    "load_last",
+    "load_strict",
+    "prune",
+    "read_checkpoint",
+    "read_tensors",
+    "register_map",
+    "save_checkpoint",
+]

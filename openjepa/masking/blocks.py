@@ -1,0 +1,116 @@
+"""Geometry of rectangular blocks on a patch grid, and the way from cells to ids. Shared by every block masker.
+
+Positions count from the top left; a grid cell ``(row, column)`` has id ``row · width + column``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from openjepa.masking.draws import Floats, Integers, integers
+from openjepa.types import Ids
+
+Borders = Literal["full", "release"]
+Cells = npt.NDArray[np.bool_]
+Pair = tuple[float, float]
+
+
+def block_size(
+    scale_draw: float, aspect_draw: float, scale: Pair, aspect: Pair, grid: tuple[int, int], borders: Borders = "full"
+) -> tuple[int, int]:
+    """Height and width of a block from two uniforms in [0, 1) (2301.08243 §3; numbers as the published code rounds them).
+
+    ``s`` and ``r`` are the draws mapped linearly into ``scale`` (share of the grid) and ``aspect`` (height over width);
+    ``k = int(h·w·s)``, height ``round(√(k·r))``, width ``round(√(k/r))``, halves to even; at least one cell. The
+    published size draw passes one uniform twice.
+
+    ``borders='release'`` allows at most grid−1 a side and simply cuts what is longer, as published. 'full' allows the
+    whole side; what does not fit in one direction goes to the other, so that long grids get the area that was asked for.
+    """
+    height, width = grid
+    share = scale[0] + scale_draw * (scale[1] - scale[0])
+    ratio = aspect[0] + aspect_draw * (aspect[1] - aspect[0])
+    area = max(1, int(height * width * share))
+    rows, columns = max(1, round((area * ratio) ** 0.5)), max(1, round((area / ratio) ** 0.5))
+    if borders == "release":
+        return min(rows, height - 1), min(columns, width - 1)
+    if rows > height:
+        return height, min(width, max(columns, round(area / height)))
+    if columns > width:
+        return min(height, max(rows, round(area / width))), width
+    return rows, columns
+
+
+def corner_counts(size: tuple[int, int], grid: tuple[int, int], borders: Borders = "full") -> tuple[int, int]:
+    """How many rows and columns the top left corner may take: inclusive, or exclusive of the last as published."""
+    more = 0 if borders == "release" else 1
+    return grid[0] - size[0] + more, grid[1] - size[1] + more
+
+
+def corners(uniform: Floats, counts: tuple[int, int] | Integers) -> Integers:
+    """Top left corners ``(…, 2)`` from uniforms ``(…, 2)``; ``counts`` from :func:`corner_counts`, or one pair per block."""
+    return integers(uniform, np.asarray(counts, dtype=np.int64))
+
+
+def block_ids(corner: Integers, size: tuple[int, int], width: int) -> Integers:
+    """Ids of equal-sized blocks, ascending: corners ``(…, 2)`` → ``(…, rows·columns)``."""
+    inside = (np.arange(size[0])[:, None] * width + np.arange(size[1])).reshape(-1)
+    start = np.ascontiguousarray(corner[..., 0] * width + corner[..., 1])  # C order, and so the result
+    return start[..., None] + inside
+
+
+def block_cells(corner: Integers, size: tuple[int, int] | tuple[Integers, Integers], grid: tuple[int, int]) -> Cells:
+    """Cells covered by blocks: corners ``(…, 2)`` and one size (or one per block) → ``(…, h, w)`` bool."""
+    top, left = corner[..., 0, None], corner[..., 1, None]
+    rows, columns = (np.asarray(side)[..., None] for side in size)
+    row, column = np.arange(grid[0]), np.arange(grid[1])
+    in_rows = (row >= top) & (row < top + rows)  # (…, h)
+    in_columns = (column >= left) & (column < left + columns)  # (…, w)
+    return in_rows[..., :, None] & in_columns[..., None, :]
+
+
+def covered(corner: Integers, size: tuple[int, int], grid: tuple[int, int]) -> Cells:
+    """Union of each sample's blocks: corners ``(B, T, 2)`` → ``(B, h, w)`` bool; T = 0 covers nothing."""
+    union = np.zeros((len(corner), *grid), dtype=np.bool_)
+    for block in range(corner.shape[1]):  # over the few blocks of a sample, never over samples
+        union |= block_cells(corner[:, block], size, grid)
+    return union
+
+
+def cells_to_ids(cells: Cells, *, padded: bool) -> Ids:
+    """Ascending ids of the true cells of each row of ``(B, N)``.
+
+    padded: pad to the longest row with the row's own first id, marked in ``valid``. Else rows must be equally long.
+    Every row needs at least one true cell.
+    """
+    counts = cells.sum(axis=1)
+    longest = int(counts.max())
+    assert counts.min() > 0, "a sample without tokens"
+    token = np.nonzero(cells)[1]  # row-major: rows in order, ids ascending inside
+    if not padded:
+        assert counts.min() == longest, "rows of unequal length need padding"
+        return Ids(torch.from_numpy(token.reshape(len(cells), longest)))
+    valid = np.arange(longest) < counts[:, None]
+    index = np.empty(valid.shape, dtype=np.int64)
+    index[...] = cells.argmax(axis=1)[:, None]
+    index[valid] = token
+    return Ids(torch.from_numpy(index), torch.from_numpy(valid))
+
+
+def first_cells(cells: Cells, count: int | Integers) -> Cells:
+    """Only the first ``count`` (one number, or ``(B, 1)``) true cells of each row of ``(B, N)``."""
+    return cells & (np.cumsum(cells, axis=1) <= count)
+
+
+def random_cells(cells: Cells, count: int, ranks: Integers) -> Cells:
+    """Only ``count`` true cells of each row of ``(B, N)``, those of lowest rank (``(B, N)`` distinct words).
+
+    Every row must have at least ``count`` true cells.
+    """
+    masked = np.where(cells, ranks, np.iinfo(np.int64).max)
+    threshold = np.partition(masked, count - 1, axis=1)[:, count - 1 : count]
+    return masked <= threshold

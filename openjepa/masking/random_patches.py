@@ -1,0 +1,48 @@
+"""Random patches: an exact share of the tokens is hidden and predicted, the rest is context (the published `random`)."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from openjepa.config.schema import RandomMask
+from openjepa.errors import ConfigError
+from openjepa.masking.blocks import Cells, cells_to_ids, random_cells
+from openjepa.masking.checks import check_grid, check_share
+from openjepa.masking.draws import Purpose, key, ranks, uniforms
+from openjepa.types import MaskGroup
+
+
+def split(hidden: Cells, grid: tuple[int, int]) -> MaskGroup:
+    """One context and one target from hidden cells ``(B, N)``, equally many in every row."""
+    share = float(hidden[0].mean())
+    stats = {"context_share": 1 - share, "context_kept": 1.0, "target_share": share}
+    context, target = cells_to_ids(~hidden, padded=False), cells_to_ids(hidden, padded=False)
+    return MaskGroup([context], [target], [(0, 0)], grid, stats=stats)
+
+
+class RandomMasker:
+    """Draws random-patch masks. Build it with :func:`openjepa.masking.build_masker`."""
+
+    def __init__(self, mask: RandomMask, grid: tuple[int, int], seed: int):
+        """Check ``mask`` against ``grid`` (rows, columns of patches), else :class:`ConfigError`."""
+        check_grid(grid)
+        check_share("mask.ratio", mask.ratio)
+        if mask.ratio[0] >= 1:
+            raise ConfigError("mask.ratio is (1, 1), which leaves no context: give (low, high) with low below 1")
+        self.mask, self.grid, self.seed = mask, grid, seed
+
+    def hidden_count(self, epoch: int, step: int) -> int:
+        """Tokens hidden in this global batch: a pure function of (seed, epoch, step), at least 1, at most N − 1."""
+        tokens = self.grid[0] * self.grid[1]
+        low, high = self.mask.ratio
+        draw = float(uniforms(key(self.seed, Purpose.SIZE, epoch, step), 1)[0])
+        return min(max(tokens - int(tokens * (1 - low - draw * (high - low))), 1), tokens - 1)
+
+    def __call__(self, places: Tensor, *, epoch: int, step: int) -> MaskGroup:
+        """Masks of the global batch whose samples have ``places`` (B,) int64 in ``epoch``; one context, one target."""
+        order = places.cpu().numpy().astype(np.int64)
+        tokens = self.grid[0] * self.grid[1]
+        words = ranks(key(self.seed, Purpose.PERMUTATION, epoch, order), tokens)
+        hidden = random_cells(np.ones(words.shape, dtype=np.bool_), self.hidden_count(epoch, step), words)
+        return split(hidden, self.grid)

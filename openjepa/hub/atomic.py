@@ -38,12 +38,18 @@ _FULL = {
 
 
 def write_directory(
-    path: str | Path, files: Mapping[str, Any], *, replace: bool = False, about: Mapping[str, Any] | None = None
+    path: str | Path,
+    files: Mapping[str, Any],
+    *,
+    replace: bool = False,
+    about: Mapping[str, Any] | None = None,
+    unlisted: tuple[str, ...] = (),
 ) -> Path:
     """Write ``files`` as directory ``path``, atomically, with a checksum manifest.
 
     files: name → content; ``*.safetensors`` a dict of tensors, ``*.json`` anything JSON can say, others bytes or text.
     about: further entries of the manifest. replace: put the new directory in the place of an old one.
+    unlisted: files a person may edit later, such as a README: written, but not checked.
 
     Raises:
         RunError: ``path`` exists (and not ``replace``), or it cannot be written (disk full, permissions): one line
@@ -56,7 +62,8 @@ def write_directory(
         path.parent.mkdir(parents=True, exist_ok=True)
         with _scratch_directory(path) as scratch:
             table = {name: _write(scratch / name, content, name) for name, content in files.items()}
-            _write(scratch / MANIFEST, {**(about or {}), "files": table}, MANIFEST)
+            listed = {name: entry for name, entry in table.items() if name not in unlisted}
+            _write(scratch / MANIFEST, _seal({**(about or {}), "files": listed}), MANIFEST)
             sync_directory(scratch)
             _publish(scratch, path)
     except OSError as error:
@@ -127,8 +134,8 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"'{path}' has no {MANIFEST}: not written by openjepa, or only in part") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"'{path / MANIFEST}' cannot be read ({error})") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise CheckpointError(f"'{path / MANIFEST}' is damaged: no table of files")
+    if not isinstance(manifest, dict) or _seal(manifest) != manifest:
+        raise CheckpointError(f"'{path / MANIFEST}' is damaged: its own checksum differs")
     return manifest
 
 
@@ -182,6 +189,13 @@ def sync_directory(path: Path) -> None:
                 raise
         finally:
             os.close(handle)
+
+
+def _seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with a checksum of itself as its last entry."""
+    content = {key: value for key, value in manifest.items() if key != "seal"}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return {**content, "seal": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _write(path: Path, content: Any, name: str) -> dict[str, Any]:

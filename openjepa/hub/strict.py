@@ -114,7 +114,7 @@ def load_strict(
 
     Raises:
         CheckpointError: (:class:`LoadError`) any key that is missing, unexpected, mis-shaped or of another kind of
-            dtype and not named; or the module keeps tensors without data after the load.
+            dtype and not named; or a module on the meta device would keep tensors without data.
     """
     dropped: Mapping[str, Dropped] = {}
     if keymap is not None:
@@ -203,22 +203,29 @@ def _tied_keys(module: nn.Module) -> dict[str, list[str]]:
 
 
 def _assign(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy into place; on the meta device take over (cast), tie again what was tied, and refuse what is left empty."""
+    """Copy into place; on the meta device take over (cast) and tie again what was tied."""
     state = module.state_dict()
-    on_meta = any(value.is_meta for value in state.values() if isinstance(value, Tensor))
-    if not on_meta:
+    if not any(value.is_meta for value in state.values() if isinstance(value, Tensor)):
         module.load_state_dict(dict(tensors), strict=False)
         return
     ties = _tied_keys(module)
+    _refuse_empty(module, {*tensors, *(other for key in tensors for other in ties.get(key, ()))})
     module.load_state_dict({k: v.to(state[k].dtype) for k, v in tensors.items()}, strict=False, assign=True)
     for key in tensors:
         for other in ties.get(key, ()):
             owner, _, name = other.rpartition(".")
             setattr(module.get_submodule(owner), name, module.get_parameter(key))
-    empty = [name for name, p in (*module.named_parameters(), *module.named_buffers()) if p.is_meta]
+
+
+def _refuse_empty(module: nn.Module, filled: set[str]) -> None:
+    """Raise before anything is changed when a tensor would stay without data, as a computed buffer on meta does."""
+    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    empty = [name for name, value in named if value.is_meta and name not in filled]
     if empty:
-        names = ", ".join(empty[:3])
-        raise CheckpointError(f"{type(module).__name__}: {len(empty)} tensors have no data after loading ({names})")
+        names = ", ".join(empty[:3]) + (", …" if len(empty) > 3 else "")
+        raise CheckpointError(
+            f"{type(module).__name__} is on the meta device and {len(empty)} tensors would stay without data ({names})"
+        )
 
 
 def _short(dtype: torch.dtype | None) -> str:

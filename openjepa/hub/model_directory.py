@@ -1,0 +1,276 @@
+"""``model/``: what a run leaves for others. Weights as safetensors, the recipe as JSON, a model card; and reading it back.
+
+``model.safetensors`` is the target encoder, the network that is judged and deployed; ``predictor.safetensors`` and
+``online.safetensors`` lie beside it, so that a model directory is enough to predict, look inside and train on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from openjepa.config import load_recipe
+from openjepa.config.schema import Recipe
+from openjepa.errors import CheckpointError, ConfigError, nearest
+from openjepa.hub.atomic import MANIFEST, clean_stale, read_manifest, verify_directory, write_directory
+from openjepa.hub.card import ModelCard, render_card
+from openjepa.hub.checkpoint import FORMAT as CHECKPOINT_FORMAT
+from openjepa.hub.checkpoint import Checkpoint, list_checkpoints, load_last, read_checkpoint
+from openjepa.hub.strict import load_strict
+from openjepa.hub.tensorfile import read_tensors
+from openjepa.models import build_encoder, build_predictor
+from openjepa.models.predictor import NarrowPredictor
+from openjepa.models.vit import VisionTransformer
+
+FORMAT = "openjepa-model"
+VERSION = 1
+CONFIG, README = "config.json", "README.md"
+Which = Literal["target", "online"]
+_FILES = {"target": "model.safetensors", "predictor": "predictor.safetensors", "online": "online.safetensors"}
+_CONTENT = {
+    "model.safetensors": "the target encoder (moving average): the one to use",
+    "predictor.safetensors": "the predictor",
+    "online.safetensors": "the online encoder",
+    CONFIG: "recipe, architecture, scores",
+}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model read from disk, in evaluation mode on the CPU.
+
+    encoder: the one asked for by ``which``. target, online, predictor: where the source has them. config: the recipe it
+    was made with. source: the directory it was read from. step: finished optimizer steps, where recorded. info: the rest
+    of ``config.json`` (``card``, ``architecture``); empty for a checkpoint.
+    """
+
+    encoder: VisionTransformer
+    target: VisionTransformer | None
+    online: VisionTransformer | None
+    predictor: NarrowPredictor | None
+    config: Recipe
+    source: Path
+    which: Which
+    step: int | None
+    info: Mapping[str, Any]
+
+
+def split_parts(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The state dict of a method by part: ``{"target": {...}, "predictor": {...}, "online": {...}}``."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        part, _, name = key.partition(".")
+        parts.setdefault(part, {})[name] = tensor
+    return parts
+
+
+def save_model(
+    path: str | Path,
+    model: nn.Module | Mapping[str, Mapping[str, Tensor]],
+    recipe: Recipe,
+    card: ModelCard | None = None,
+    *,
+    replace: bool = True,
+) -> Path:
+    """Write a model directory, atomically and with checksums.
+
+    model: a method, a lone encoder (then it is the target), or state dicts by part as :func:`split_parts` makes them
+    (what a sharded run has gathered). card: what the README says beside the recipe.
+
+    Raises:
+        RunError: it cannot be written; a model directory that was there is untouched.
+        CheckpointError: there is no target encoder among the parts.
+    """
+    path, card = Path(path), card or ModelCard()
+    parts = _parts(model)
+    if "target" not in parts:
+        raise CheckpointError(f"cannot save '{path}': no target encoder among {', '.join(parts) or 'no parts'}")
+    architecture = _architecture(recipe, parts["target"])
+    files: dict[str, Any] = {_FILES[name]: parts[name] for name in _FILES if name in parts}
+    files[CONFIG] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": architecture,
+        "card": _plain_card(card),
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    files[README] = render_card(recipe, card, {name: _CONTENT[name] for name in files}, architecture)
+    clean_stale(path.parent)
+    return write_directory(
+        path, files, replace=replace, about={"format": FORMAT, "version": VERSION}, unlisted=(README,)
+    )
+
+
+def load_model(path: str | Path, which: Which = "target", warn: Callable[[str], None] = _log.warning) -> LoadedModel:
+    """Load a run directory (its ``model/``, else its newest whole checkpoint), a model directory or a checkpoint.
+
+    which: the encoder to hand out. warn: receives the line that names a damaged checkpoint which was passed over.
+    torch's random generator is left as it was.
+
+    Raises:
+        CheckpointError: none of these, damaged, or the weights do not match the recipe.
+        ConfigError: ``which`` names an encoder the source does not have.
+    """
+    path = Path(path)
+    if which not in ("target", "online"):
+        raise ConfigError(f"no encoder '{which}'{nearest(which, ('target', 'online'))}: choose target or online")
+    if path.name == _FILES["target"] and path.is_file():
+        path = path.parent
+    folder = path / "model" if (path / "model" / CONFIG).is_file() else path
+    if (folder / CONFIG).is_file():
+        parts, recipe, info = _read_model_directory(folder)
+        return _assemble(parts, recipe, folder, which, info.get("card", {}).get("step"), info)
+    checkpoint = _find_checkpoint(path, warn)
+    if "model" not in checkpoint.tensors:
+        raise CheckpointError(f"'{checkpoint.path}' holds no model, only {', '.join(checkpoint.tensors) or 'states'}")
+    parts = split_parts(checkpoint.tensors["model"])
+    return _assemble(parts, _recipe_of(checkpoint), checkpoint.path, which, checkpoint.step, {})
+
+
+def _parts(model: nn.Module | Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """State dicts by part."""
+    if isinstance(model, Mapping):
+        return {name: dict(part) for name, part in model.items() if name in _FILES}
+    found = {name: getattr(model, name) for name in _FILES if isinstance(getattr(model, name, None), nn.Module)}
+    if "target" not in found:
+        found["target"] = model
+    return {name: part.state_dict() for name, part in found.items()}
+
+
+def _architecture(recipe: Recipe, target: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a reader wants to know of the encoder without building it."""
+    with torch.device("meta"):
+        encoder = build_encoder(recipe.model, recipe.image_hw, recipe.data.channels)
+    return {
+        "embed_dim": encoder.embed_dim,
+        "depth": encoder.depth,
+        "heads": encoder.heads,
+        "patch_size": recipe.model.patch_size,
+        "image_size": list(recipe.image_hw),
+        "channels": recipe.data.channels,
+        "parameters": sum(tensor.numel() for tensor in target.values()),
+    }
+
+
+def _plain_card(card: ModelCard) -> dict[str, Any]:
+    """The card as JSON; a score that is not finite is null."""
+    scores = {name: value if math.isfinite(value) else None for name, value in card.scores.items()}
+    return {
+        "step": card.step,
+        "samples": card.samples,
+        "data": card.data,
+        "verdict": card.verdict,
+        "scores": scores,
+        "notes": list(card.notes),
+    }
+
+
+def _read_model_directory(folder: Path) -> tuple[dict[str, dict[str, Tensor]], Recipe, dict[str, Any]]:
+    """Parts, recipe and the rest of config.json; checksums are verified where there is a manifest."""
+    if (folder / MANIFEST).is_file():
+        verify_directory(folder)
+    try:
+        info = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(info, dict) or info.get("format") != FORMAT:
+            raise CheckpointError(f"'{folder / CONFIG}' is not an openjepa model: its format is not '{FORMAT}'")
+        if info.get("version", 0) > VERSION:
+            raise CheckpointError(
+                f"'{folder}' was written by a newer openjepa (format {info['version']}, known {VERSION})"
+            )
+        recipe = Recipe.model_validate(info.pop("recipe", None))
+    except (OSError, ValueError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error).splitlines()[0]
+        raise CheckpointError(f"'{folder / CONFIG}' holds no recipe this version knows ({what})") from error
+    parts = {name: read_tensors(folder / file) for name, file in _FILES.items() if (folder / file).is_file()}
+    if "target" not in parts:
+        raise CheckpointError(f"'{folder}' is incomplete: {_FILES['target']} is missing")
+    return parts, recipe, info
+
+
+def _find_checkpoint(path: Path, warn: Callable[[str], None]) -> Checkpoint:
+    """The checkpoint ``path`` means: itself, the newest in it, or the newest of the run."""
+    if (path / MANIFEST).is_file() and read_manifest(path).get("format") == CHECKPOINT_FORMAT:
+        return read_checkpoint(path)
+    for root in (path / "checkpoints", path):
+        if list_checkpoints(root):
+            return load_last(root, warn)
+    if not path.exists():
+        siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise CheckpointError(f"there is no '{path}'{nearest(path.name, siblings)}")
+    raise CheckpointError(
+        f"'{path}' is no run, model or checkpoint directory: it has no model/, checkpoints/ or {CONFIG}"
+    )
+
+
+def _recipe_of(checkpoint: Checkpoint) -> Recipe:
+    """The recipe saved with a checkpoint, else the config.yaml of its run."""
+    if checkpoint.recipe is not None:
+        return checkpoint.recipe
+    config = checkpoint.path.parent.parent / "config.yaml"
+    if not config.is_file():
+        raise CheckpointError(f"'{checkpoint.path}' holds no recipe and there is no '{config}'")
+    return load_recipe(config)
+
+
+def _assemble(
+    parts: Mapping[str, Mapping[str, Tensor]],
+    recipe: Recipe,
+    source: Path,
+    which: Which,
+    step: int | None,
+    info: Mapping[str, Any],
+) -> LoadedModel:
+    """Build the networks the parts are for, and load them strictly."""
+    if which not in parts:
+        raise ConfigError(f"'{source}' has no {which} encoder: it holds {', '.join(parts)}")
+    encoders: dict[str, VisionTransformer] = {}
+    predictor = None
+    with torch.random.fork_rng(devices=[]), _EmptyWeights():
+        for name in ("target", "online"):
+            if name in parts:
+                encoders[name] = build_encoder(recipe.model, recipe.image_hw, recipe.data.channels)
+        if "predictor" in parts:
+            some = encoders[which]
+            predictor = build_predictor(
+                recipe.predictor,
+                embed_dim=some.embed_dim,
+                heads=some.heads,
+                grid=some.grid,
+                position_order=recipe.model.position_order,
+                init=recipe.model.init,
+            )
+    for name, module in (*encoders.items(), ("predictor", predictor)):
+        if module is not None:
+            try:
+                load_strict(module.eval(), parts[name])
+            except CheckpointError as error:
+                raise CheckpointError(f"'{source}' ({name}) does not match its recipe: {error}") from error
+    return LoadedModel(
+        encoders[which], encoders.get("target"), encoders.get("online"), predictor, recipe, source, which, step, info
+    )
+
+
+class _EmptyWeights(TorchFunctionMode):
+    """Build networks whose weights are on the meta device (but mask tokens) and whose computed buffers are real.
+
+    The file's tensors then take the places of the weights: nothing large is drawn or copied.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Send ``torch.empty``, which is where layers get their weights from, to the meta device."""
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)

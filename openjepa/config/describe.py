@@ -162,7 +162,7 @@ def _field_default(field: FieldInfo) -> Any:
 def _describe(model: type[BaseModel], prefix: str, when: str) -> Iterator[KeyInfo]:
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
-        annotation, text = field.annotation, field.description or ""
+        annotation, text = field.annotation, field.description or ("which kind of part" if name == "kind" else "")
         choices, element = kinds(field), list_element(field.annotation)
         if is_section(annotation):
             assert isinstance(annotation, type)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from openjepa.config.describe import KeyInfo, describe_schema, is_section, kinds, list_element
 from openjepa.config.overrides import CHOICES
 from openjepa.config.schema import Recipe
-from openjepa.config.text import shown
+from openjepa.config.text import one_line, shown
 from openjepa.errors import nearest
 
 # What other libraries call our keys; offered as suggestions, never accepted.
@@ -42,7 +42,7 @@ class Place:
 
 def short(value: Any) -> str:
     """:func:`shown`, cut to what fits into a line."""
-    text = " ".join(shown(value).split())
+    text = one_line(shown(value))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
@@ -147,7 +147,10 @@ def _sentence(error: Any, place: Place, raw: dict[str, Any]) -> str:
         return f"'{place.shown}' is missing (it needs {info.type})"
     if info.section:
         keys = [i.key for i in describe_schema() if i.key.rpartition(".")[0] == place.lookup][:3]
-        return f"{place.shown}: {short(value)} is not a section of keys such as {', '.join(keys)}"
+        hint = (
+            f" (did you mean {place.shown}.kind={value}?)" if str(value) in CHOICES_KINDS.get(place.lookup, ()) else ""
+        )
+        return f"{place.shown}: {short(value)} is not a section of keys such as {', '.join(keys)}{hint}"
     said = error["msg"].removeprefix("Value error, ")
     if kind == "value_error" and "duration" not in info.type:
         return f"{place.shown}: {short(value)} {said}"

@@ -10,7 +10,7 @@ from typing import Any
 from openjepa.config.explain import check
 from openjepa.config.overrides import merge, override
 from openjepa.config.schema import Recipe
-from openjepa.config.text import dump_yaml, parse_yaml, shown
+from openjepa.config.text import dump_yaml, one_line, parse_yaml, shown
 from openjepa.errors import ConfigError, nearest
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -30,7 +30,7 @@ class RecipeInfo:
 
 def _files() -> dict[str, Path]:
     """Shipped recipes by name (the file's stem), sorted by system and name."""
-    return {path.stem: path for path in sorted(RECIPES.glob("*/*.yaml"))}
+    return {path.stem: path for path in sorted(RECIPES.glob("*/*.yaml"), key=lambda p: (p.parent.name, p.stem))}
 
 
 def _find(name_or_path: str | Path, beside: Path | None = None) -> Path:
@@ -101,7 +101,7 @@ def build_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), origin: str
     if recipe is not None and not mistakes:
         return recipe
     count = f"{len(mistakes)} mistakes: " if len(mistakes) > 1 else ""
-    raise ConfigError(f"{origin}: {count}{'; '.join(mistakes)} (all keys: openjepa recipes keys)")
+    raise ConfigError(one_line(f"{origin}: {count}{'; '.join(mistakes)} (all keys: openjepa recipes keys)"))
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

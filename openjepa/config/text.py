@@ -85,14 +85,19 @@ def parse_yaml(text: str, origin: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         reason = " ".join(filter(None, (error.context, error.problem)))
-        raise ConfigError(f"{origin}: not valid YAML{where}: {' '.join(reason.split())}") from error
+        raise ConfigError(f"{origin}: not valid YAML{where}: {one_line(reason)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{origin}: not valid YAML: {one_line(str(error))}") from error
 
 
 def dump_yaml(value: Any) -> str:
     """Write plain data as block YAML with short lists on one line, keys in the given order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
+
+
+def one_line(text: str) -> str:
+    """``text`` with line breaks and other control characters turned into spaces, runs of spaces into one."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def shown(value: Any) -> str:

@@ -1,0 +1,42 @@
+"""Sources, readers, transforms and resumable sampling of images; the built-in scenes; inspection of a user's data."""
+
+from openjepa.data.cache import MemoryCache, with_cache
+from openjepa.data.inspection import Inspection, Verification, inspect, verify
+from openjepa.data.loading import Loader, read_batches
+from openjepa.data.readers import IMAGE_SUFFIXES, MAX_PIXELS, read_image
+from openjepa.data.sampling import Sampler, Selection
+from openjepa.data.scenes import Scene, SceneSource, draw, render
+from openjepa.data.sources import FileSource, Source, Subset, holdout, labels_of, open_source, with_hint
+from openjepa.data.transforms import EvalTransform, Normalise, TrainTransform
+from openjepa.data.workers import auto_workers
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "EvalTransform",
+    "FileSource",
+    "Inspection",
+    "Loader",
+    "MemoryCache",
+    "Normalise",
+    "Sampler",
+    "Scene",
+    "SceneSource",
+    "Selection",
+    "Source",
+    "Subset",
+    "TrainTransform",
+    "Verification",
+    "auto_workers",
+    "draw",
+    "holdout",
+    "inspect",
+    "labels_of",
+    "open_source",
+    "read_batches",
+    "read_image",
+    "render",
+    "verify",
+    "with_cache",
+    "with_hint",
+]

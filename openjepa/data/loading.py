@@ -1,0 +1,354 @@
+"""Batches for training (shuffled, augmented, endless files replaced) and for evaluation (in order, bad files left out).
+
+A step is one task for one loader process; what it holds depends on (seed, step) alone, so batches are the same for any
+number of workers, for any split into ranks, and when a run starts in the middle.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from openjepa.data.cache import MemoryCache, with_cache
+from openjepa.data.sampling import Selection
+from openjepa.data.seeds import mix
+from openjepa.data.sources import Source, with_hint
+from openjepa.data.workers import auto_workers, init_worker, keep_sigchld, start_method
+from openjepa.errors import DataError, OpenJepaError
+from openjepa.types import Batch
+
+ImageTransform = Callable[[Tensor], Tensor]
+
+
+class StepSampler(Protocol):
+    """What a loader needs of :class:`openjepa.data.sampling.Sampler`."""
+
+    world: int
+
+    def batch(self, step: int) -> Selection:
+        """Samples of a step on this rank."""
+        ...
+
+
+@dataclass
+class _Part:
+    """What a loader process sends: a batch as plain tensors, bad files met on the way, or the error that ends it."""
+
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor | None] | None
+    bad: dict[str, str]
+    error: OpenJepaError | None = None
+
+    def pin_memory(self) -> _Part:
+        """Called by torch's pinning thread."""
+        if self.tensors is not None:
+            image, ids, places, labels = (None if t is None else t.pin_memory() for t in self.tensors)
+            assert image is not None
+            assert ids is not None
+            assert places is not None
+            self.tensors = image, ids, places, labels
+        return self
+
+    def batch(self) -> Batch:
+        """As a batch."""
+        assert self.tensors is not None
+        image, ids, places, labels = self.tensors
+        return Batch({"image": image}, ids, places, labels)
+
+
+def too_many_bad(bad: dict[str, str], count: int, share: float) -> DataError | None:
+    """The error when more than ``share`` of ``count`` files are bad, naming the first."""
+    if len(bad) <= share * count:
+        return None
+    name, reason = next(iter(bad.items()))
+    return DataError(
+        f"{len(bad)} of {count} files cannot be read, more than data.max_bad_share {share:g} allows; "
+        f"the first: {name}: {reason}"
+    )
+
+
+class _Reader:
+    """Reads and augments single samples, remembering which are bad.
+
+    ``fetch`` is seeded by what the sample is, through torch's CPU generator, whose state is the caller's to restore.
+    """
+
+    def __init__(self, source: Source, transform: ImageTransform, seed: int, max_bad_share: float = 1.0) -> None:
+        self.source, self.transform, self.seed, self.max_bad_share = source, transform, seed, max_bad_share
+        self.bad: dict[int, str] = {}
+
+    def try_read(self, index: int) -> Tensor | None:
+        """The decoded image, or None when it cannot be read (noted in ``bad``)."""
+        if index in self.bad:
+            return None
+        try:
+            return self.source.read(index)
+        except DataError as error:
+            self.bad[index] = str(getattr(error, "reason", error))
+            return None
+
+    def read_next(self, index: int) -> tuple[int, Tensor]:
+        """The first readable image from ``index`` on, round the end; raises DataError when bad files are too many."""
+        count = len(self.source)
+        for k in range(count):
+            image = self.try_read((index + k) % count)
+            if image is not None:
+                return (index + k) % count, image
+            if error := too_many_bad(self.named(self.bad), count, self.max_bad_share):
+                raise error
+        name, reason = next(iter(self.named(self.bad).items()))
+        raise DataError(f"none of the {count} files of {self.source.name} can be read; the first: {name}: {reason}")
+
+    def named(self, indices: Iterable[int]) -> dict[str, str]:
+        """Item id → reason of bad samples."""
+        return {self.source.item_id(i): self.bad[i] for i in indices}
+
+    def augment(self, image: Tensor, epoch: int, place: int) -> Tensor:
+        """Transform with torch's CPU generator seeded by (seed, epoch, place)."""
+        torch.default_generator.manual_seed(mix(self.seed, epoch, place))
+        return self.transform(image)
+
+    def pack(
+        self, images: list[Tensor], ids: list[int], places: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Stack samples; float and 8-bit images in one batch become float."""
+        if len({image.dtype for image in images}) > 1:
+            images = [i.to(torch.float32).div_(255) if i.dtype == torch.uint8 else i for i in images]
+        labels = torch.tensor([self.source.label(i) for i in ids]) if self.source.classes else None
+        return torch.stack(images), torch.tensor(ids), places, labels
+
+
+class _TrainSteps(torch.utils.data.Dataset[_Part]):
+    """``steps[s]``: the augmented batch of step ``s``."""
+
+    def __init__(self, reader: _Reader, sampler: StepSampler) -> None:
+        self.reader, self.sampler = reader, sampler
+
+    def __getitem__(self, step: int) -> _Part:
+        epoch, places, indices = self.sampler.batch(step)
+        images, ids = [], []
+        known = set(self.reader.bad)
+        state = torch.get_rng_state()
+        try:
+            for place, index in zip(places.tolist(), indices.tolist(), strict=True):
+                index, image = self.reader.read_next(index)
+                images.append(self.reader.augment(image, epoch, place))
+                ids.append(index)
+            tensors = self.reader.pack(images, ids, places)
+            return _Part(tensors, self.reader.named(i for i in self.reader.bad if i not in known))
+        except OpenJepaError as error:  # sent as a value: torch would wrap it in a page of trace
+            return _Part(None, self.reader.named(self.reader.bad), error)
+        finally:
+            torch.set_rng_state(state)
+
+
+class _EvalChunks(torch.utils.data.Dataset[_Part]):
+    """``chunks[k]``: the readable samples of the k-th run of ``batch_size`` indices, in order."""
+
+    def __init__(self, reader: _Reader, batch_size: int) -> None:
+        self.reader, self.batch_size = reader, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.reader.source) // self.batch_size)
+
+    def __getitem__(self, chunk: int) -> _Part:
+        indices = range(chunk * self.batch_size, min((chunk + 1) * self.batch_size, len(self.reader.source)))
+        images, ids = [], []
+        state = torch.get_rng_state()
+        try:
+            for index in indices:
+                image = self.reader.try_read(index)
+                if image is not None:
+                    images.append(self.reader.augment(image, 0, index))
+                    ids.append(index)
+            bad = self.reader.named(i for i in indices if i in self.reader.bad)
+            return _Part(self.reader.pack(images, ids, torch.tensor(ids)) if ids else None, bad)
+        except OpenJepaError as error:
+            return _Part(None, {}, error)
+        finally:
+            torch.set_rng_state(state)
+
+
+def _identity(part: _Part) -> _Part:
+    """No collation: a dataset item is a batch already."""
+    return part
+
+
+def _parts(dataset: torch.utils.data.Dataset[_Part], order: range, workers: int, pin: bool) -> Iterator[_Part]:
+    """``dataset[i] for i in order`` from ``workers`` processes, or from this one.
+
+    Raises:
+        DataError: a loader process died.
+    """
+    if workers == 0:
+        for index in order:
+            yield dataset[index].pin_memory() if pin else dataset[index]
+        return
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=order,
+        num_workers=min(workers, max(len(order), 1)),
+        collate_fn=cast(Any, _identity),  # torch's types know only collation of lists
+        pin_memory=pin,
+        worker_init_fn=init_worker,
+        multiprocessing_context=start_method(),
+        generator=torch.Generator(),  # torch would draw the workers' base seed from the global one
+    )
+    with keep_sigchld():
+        stream = iter(loader)
+    try:
+        while True:
+            try:
+                part = next(stream)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise DataError(_death(error)) from error
+            yield part
+    finally:
+        _end(stream)
+
+
+def _death(error: RuntimeError) -> str:
+    """One line about a loader process that died."""
+    reason = " ".join(str(error).split())
+    hint = "little shared memory (/dev/shm)" if "us error" in reason else "out of memory, or killed from outside"
+    advice = "fewer data.workers may help, 0 reads in the training process"
+    return f"a data loader process died ({reason[:160]}): {hint}? {advice}"
+
+
+def _end(stream: Any) -> None:
+    """Ask the loader's processes to end, and kill those that hang in a read (they ignore SIGTERM)."""
+    processes = list(getattr(stream, "_workers", ()))
+    shutdown = getattr(stream, "_shutdown_workers", None)
+    if shutdown is not None:
+        shutdown()
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+
+
+class Loader:
+    """Training batches of one rank from ``start_step`` on.
+
+    A bad file is replaced by the next readable one and listed in ``bad`` (item id → reason). Augmentation is seeded per
+    (seed, epoch, place). Iterate once, then ``close`` (or use ``with``).
+
+    Args:
+        source: samples. transform: one image to one image of a fixed size, drawing from torch's global RNG.
+        sampler: which samples a step has. workers: loader processes; 0 reads in this process, ``auto`` decides.
+        cache: ``auto``, ``memory`` or ``none``; see :func:`openjepa.data.cache.with_cache`.
+        max_bad_share: share of bad files beyond which iteration stops. start_step, total_steps: 0-based range of steps.
+        pin: pin memory for copies to a GPU; by default when there is one.
+
+    Raises:
+        DataError: while iterating: too many bad files, none readable, or a loader process died.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: ImageTransform,
+        sampler: StepSampler,
+        *,
+        workers: int | Literal["auto"],
+        seed: int,
+        cache: str = "auto",
+        max_bad_share: float = 0.05,
+        start_step: int = 0,
+        total_steps: int,
+        pin: bool | None = None,
+    ) -> None:
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", sampler.world))
+        hinted = with_hint(source, getattr(transform, "at_least", None))
+        batch = getattr(sampler, "batch_size", 1)
+        forked = workers == 0 or start_method() == "fork"
+        reads = (total_steps - start_step) * batch // sampler.world
+        self.source = with_cache(hinted, cache, reads=reads, ranks=ranks, forked=forked)
+        self.cached = isinstance(self.source, MemoryCache)
+        if workers == "auto":
+            size = getattr(transform, "size", (224, 224))
+            workers = auto_workers(size, cached=self.cached, ranks=ranks)
+        self.workers = workers
+        self.sampler, self.start_step, self.total_steps = sampler, start_step, total_steps
+        self.max_bad_share = max_bad_share
+        self.pin = torch.cuda.is_available() if pin is None else pin
+        self.bad: dict[str, str] = {}
+        self._reader = _Reader(self.source, transform, seed, max_bad_share)
+        self._running: Iterator[_Part] | None = None
+
+    def __len__(self) -> int:
+        """Steps left from ``start_step``."""
+        return max(self.total_steps - self.start_step, 0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.close()
+        steps = _TrainSteps(self._reader, self.sampler)
+        parts = _parts(steps, range(self.start_step, self.total_steps), self.workers, self.pin)
+        self._running = parts
+        try:
+            for part in parts:
+                self.bad.update(part.bad)
+                if part.error is not None:
+                    raise part.error
+                if error := too_many_bad(self.bad, len(self.source), self.max_bad_share):
+                    raise error
+                yield part.batch()
+        finally:
+            parts.close()  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """End the loader's processes; harmless when there are none."""
+        if self._running is not None:
+            self._running.close()  # type: ignore[attr-defined]
+            self._running = None
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_batches(
+    source: Source,
+    transform: ImageTransform,
+    *,
+    batch_size: int,
+    workers: int | Literal["auto"] = 0,
+    bad: dict[str, str] | None = None,
+    pin: bool = False,
+) -> Iterator[Batch]:
+    """All samples once, in order, for evaluation. Bad files are left out; ``ids`` and ``places`` say which are there.
+
+    Args:
+        bad: filled with item id → reason of the files left out.
+
+    Raises:
+        DataError: not one sample can be read, or a loader process died.
+    """
+    hinted = with_hint(source, getattr(transform, "at_least", None))
+    chunks = _EvalChunks(_Reader(hinted, transform, 0), batch_size)
+    if workers == "auto":
+        workers = auto_workers(getattr(transform, "size", (224, 224)), cached=False)
+    found, missed = 0, {} if bad is None else bad
+    for part in _parts(chunks, range(len(chunks)), workers, pin):
+        missed.update(part.bad)
+        if part.error is not None:
+            raise part.error
+        if part.tensors is not None:
+            found += 1
+            yield part.batch()
+    if not found:
+        name, reason = next(iter(missed.items()), ("it", "is empty"))
+        raise DataError(f"none of the {len(source)} files of {source.name} can be read; the first: {name}: {reason}")

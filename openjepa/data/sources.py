@@ -1,0 +1,255 @@
+"""Where samples come from: a folder, a list file, one image, or the built-in scenes; subsets and held-out shares of
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openjepa.data.channels import UnreadableImageError
+from openjepa.data.listing import LIST_SUFFIXES, Listing, PathTable, list_file, list_folder, missing_path
+from openjepa.data.readers import is_image_name, read_image
+from openjepa.data.scenes import SceneSource
+from openjepa.data.seeds import permutation
+from openjepa.errors import DataError
+
+BUILTINS = ("scenes",)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Samples by index.
+
+    name: how reports call it. classes: names by label, None when unlabelled.
+    """
+
+    name: str
+    classes: list[str] | None
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def label(self, index: int) -> int:
+        """Class of a sample, -1 when it has none."""
+        ...
+
+    def item_id(self, index: int) -> str:
+        """Name of a sample that stays the same between runs: a path below the root, or ``scenes/00012``."""
+        ...
+
+    def read(self, index: int) -> Tensor:
+        """``(C, H, W)`` uint8, or float32 in 0..1. Raises DataError when it cannot be read."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Identity of the content, for caches: paths, sizes and times of files, or generator and seed."""
+        ...
+
+
+@dataclass
+class FileSource:
+    """Image files below a root folder.
+
+    note: one sentence when something was decided for the user. ignored: files that are no images, by suffix.
+    unreadable: folders that could not be listed. at_least: see :func:`openjepa.data.readers.read_image`.
+    """
+
+    name: str
+    root: Path
+    paths: Sequence[str]
+    classes: list[str] | None = None
+    labels: NDArray[np.int64] | None = None
+    channels: int = 3
+    note: str = ""
+    ignored: dict[str, int] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    lines: NDArray[np.int64] | None = None
+    at_least: int | None = None
+
+    @classmethod
+    def of(cls, listing: Listing, name: str, channels: int) -> FileSource:
+        """The source of a listing; paths and labels are kept compactly."""
+        labels = None if listing.labels is None else np.asarray(listing.labels, np.int64)
+        return cls(
+            name,
+            listing.root,
+            PathTable(listing.paths),
+            listing.classes,
+            labels,
+            channels,
+            listing.note,
+            dict(listing.ignored),
+            listing.unreadable,
+            None if listing.lines is None else np.asarray(listing.lines, np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def label(self, index: int) -> int:
+        """Class of a sample, -1 when it has none."""
+        return -1 if self.labels is None else int(self.labels[index])
+
+    def item_id(self, index: int) -> str:
+        """Path below the root, printable even when its bytes are not UTF-8."""
+        return os.fsencode(self.paths[index]).decode("utf-8", "backslashreplace")
+
+    def path(self, index: int) -> Path:
+        """Full path of a sample."""
+        return self.root / self.paths[index]
+
+    def read(self, index: int) -> Tensor:
+        """Decode one image; see :func:`openjepa.data.readers.read_image`."""
+        try:
+            return read_image(self.path(index), self.channels, at_least=self.at_least, name=self.item_id(index))
+        except UnreadableImageError as error:
+            if self.lines is None:
+                raise
+            reason = f"{error.reason} (line {self.lines[index]} of {self.name})"
+            raise UnreadableImageError(error.name, reason) from error
+
+    def sized(self, at_least: int | None) -> FileSource:
+        """The same source, allowed to decode JPEGs smaller as long as their short side keeps ``at_least`` pixels."""
+        return replace(self, at_least=at_least)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over channels and each file's path, size and modification time; missing files count as such."""
+        digest = hashlib.sha256(f"files {self.channels} {self.at_least}\n".encode())
+        for index in range(len(self)):
+            path = self.path(index)
+            try:
+                status = path.stat()
+                state = f"{status.st_size} {status.st_mtime_ns}"
+            except OSError:
+                state = "missing"
+            digest.update(os.fsencode(path) + f" {state} {self.label(index)}\n".encode())
+        return digest.hexdigest()
+
+
+class Subset:
+    """Some samples of a source, in the given order."""
+
+    def __init__(self, source: Source, indices: Sequence[int] | NDArray[np.int64] | Tensor) -> None:
+        self.source = source
+        self.indices = np.asarray(indices, np.int64)
+        if len(self.indices) and not (self.indices.min() >= 0 and self.indices.max() < len(source)):
+            raise DataError(f"subset of {source.name}: indices must lie in 0..{len(source) - 1}")
+        self.name = source.name
+        self.classes = source.classes
+        self.note: str = getattr(source, "note", "")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def label(self, index: int) -> int:
+        """Class of a sample, -1 when it has none."""
+        return self.source.label(int(self.indices[index]))
+
+    def item_id(self, index: int) -> str:
+        """The sample's name in the whole source."""
+        return self.source.item_id(int(self.indices[index]))
+
+    def read(self, index: int) -> Tensor:
+        """Read one sample of the whole source."""
+        return self.source.read(int(self.indices[index]))
+
+    def sized(self, at_least: int | None) -> Subset:
+        """The same samples of :func:`with_hint` of the source."""
+        return Subset(with_hint(self.source, at_least), self.indices)
+
+    def fingerprint(self) -> str:
+        """Of the whole source and the chosen indices."""
+        return hashlib.sha256(self.source.fingerprint().encode() + self.indices.tobytes()).hexdigest()
+
+
+def with_hint(source: Source, at_least: int | None) -> Source:
+    """Tell a source that can use it (``sized``) how many pixels are needed at least; others are returned as they
+    are.
+    """
+    sized = getattr(source, "sized", None)
+    return source if sized is None or at_least is None else sized(at_least)
+
+
+def labels_of(source: Source) -> NDArray[np.int64]:
+    """Labels of all samples, -1 where there is none."""
+    return np.fromiter((source.label(i) for i in range(len(source))), np.int64, len(source))
+
+
+def holdout(source: Source, share: float, seed: int) -> tuple[Subset, Subset]:
+    """Split a source at random into train and validation, by class when it is labelled.
+
+    Every class of at least two samples keeps at least one on each side.
+
+    Args:
+        share: part that goes to validation, in (0, 1).
+
+    Raises:
+        DataError: fewer than two samples, or a share that is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"held-out share {share} must lie between 0 and 1")
+    if len(source) < 2:
+        raise DataError(f"{source.name} has {len(source)} image: a held-out share needs at least 2")
+    labels = labels_of(source) if source.classes else np.zeros(len(source), np.int64)
+    held = np.zeros(len(source), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        held[members[permutation(len(members), seed, int(label))[:count]]] = True
+    if not held.any():  # every class has one sample
+        held[permutation(len(source), seed)[: max(round(share * len(source)), 1)]] = True
+    return Subset(source, np.flatnonzero(~held)), Subset(source, np.flatnonzero(held))
+
+
+def open_source(
+    data: str | os.PathLike[str],
+    *,
+    channels: int = 3,
+    split: Literal["train", "val"] | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    scene_size: int = 64,
+) -> Source:
+    """Open what a user calls their data.
+
+    Args:
+        data: a folder (nested or flat; its first-level subfolders are classes when there are at least two and no image
+            lies beside them), a list file (.txt .lst .csv .tsv), one image, or ``scenes`` (a folder of that name:
+            ``./scenes``).
+        channels: channels of every sample.
+        split: of a folder with ``train/`` and ``val/`` (or ``test/``) inside, a list with a split column, or
+            ``scenes``. By default such a folder means its ``train/``, and ``source.note`` says so.
+        count, seed, scene_size: number, seed and side in pixels of the built-in scenes; files do not use them.
+
+    Raises:
+        DataError: one line: nothing there (with the nearest path that exists), no images, a bad list line.
+    """
+    if split not in (None, "train", "val"):
+        raise DataError(f"split '{split}' is not one of train, val")
+    if isinstance(data, str) and data == "scenes":
+        return SceneSource(
+            4096 if count is None else count, scene_size, seed, split=split or "train", channels=channels
+        )
+    path = Path(data).expanduser()
+    try:
+        if path.is_dir():
+            return FileSource.of(list_folder(path, split), str(path), channels)
+        if not path.exists():
+            raise missing_path(path, BUILTINS)
+    except PermissionError as error:
+        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    if path.suffix.lower() in LIST_SUFFIXES:
+        return FileSource.of(list_file(path, split), str(path), channels)
+    if is_image_name(path):
+        return FileSource.of(Listing(path.parent, [path.name]), str(path), channels)
+    raise DataError(f"{path} is neither a folder, a list file ({', '.join(LIST_SUFFIXES)}) nor an image this can read")

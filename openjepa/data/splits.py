@@ -1,0 +1,71 @@
+"""Which images train and which judge: one rule for training, probes, scores and the report."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from openjepa.config.schema import Recipe
+from openjepa.data.sources import Source, holdout, open_source
+from openjepa.errors import DataError
+
+HELD_SHARE = 0.1  # set apart for judging when nothing else is given
+SCENES_SEED = 0  # the built-in images are one data set: seeds of a study change the training, never the data
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and held-out data, and in words where the held-out images come from."""
+
+    train: Source
+    held_out: Source
+    origin: str
+
+
+def open_splits(recipe: Recipe) -> Splits:
+    """The data a recipe trains on and the images it never sees, by the first rule that applies.
+
+    ``probe.val`` where given; other seeds of the built-in ``scenes``; the ``val/`` or ``test/`` beside ``train/`` in the
+    folder; else a tenth of the data, drawn with the recipe's seed and by class where there are labels.
+
+    Raises:
+        DataError: no data is named, it is not there, or it holds fewer than two images.
+    """
+    data = recipe.data
+    if data.source is None:
+        raise DataError("no data is named: give a folder of images, a list file, or 'scenes'")
+    train = _open(recipe, data.source)
+    if recipe.probe.val is not None:
+        return Splits(train, _open(recipe, recipe.probe.val, "val"), f"{recipe.probe.val}, as asked")
+    if data.source == "scenes":
+        return Splits(train, _open(recipe, "scenes", "val"), "scenes drawn with other seeds")
+    if os.path.isdir(data.source) and _has_val(data.source):
+        val = _open(recipe, data.source, "val")
+        return Splits(train, val, f"{val.name}, beside the training folder")
+    if len(train) < 2:
+        raise DataError(f"{train.name} holds {len(train)} image: training needs at least 2")
+    rest, tenth = holdout(train, HELD_SHARE, recipe.seed)
+    return Splits(rest, tenth, f"{len(tenth):,} of {len(train):,} images set apart for judging, never trained on")
+
+
+def _open(recipe: Recipe, name: str, split: str | None = None) -> Source:
+    data = recipe.data
+    if name != "scenes":
+        wanted = "val" if split == "val" and os.path.isdir(name) and _has_val(name) else None
+        return open_source(name, channels=data.channels, split=wanted)
+    count = data.scenes_count if split is None else max(data.scenes_count // 4, 2)
+    size = min(recipe.image_hw)
+    return open_source(
+        name,
+        channels=data.channels,
+        split="val" if split == "val" else "train",
+        count=count,
+        seed=SCENES_SEED,
+        scene_size=max(size, 32),
+    )
+
+
+def _has_val(folder: str) -> bool:
+    """Whether a folder has both a training part and a part to judge on."""
+    names = {entry.name.lower() for entry in os.scandir(folder) if entry.is_dir()}
+    return "train" in names and bool(names & {"val", "valid", "validation", "test"})

@@ -176,4 +176,6 @@ def check_golden(path: str | Path) -> Ledger:
         raise CheckpointError(f"'{path}': no parity check for '{family}'{nearest(family, _CHECKS)}; there is: {known}")
     ledger = Ledger(golden)
     _CHECKS[family](golden, ledger)
+    if not any(row.name in golden.tensors for row in ledger.rows) and not ledger.unchecked:
+        raise CheckpointError(f"'{path}' is malformed: io.safetensors holds inputs only, nothing to check")
     return ledger

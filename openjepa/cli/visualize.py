@@ -1,0 +1,110 @@
+"""``openjepa visualize``: masks, PCA maps, similarity, curves and the report. Loads torch and matplotlib only when it draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from openjepa.errors import ConfigError
+
+app = typer.Typer(help="Look inside: masks, pca, similarity, curves, report.", no_args_is_help=True)
+_OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+_Data = Annotated[str, typer.Argument(help="folder, list file, image or built-in ('scenes')")]
+_Model = Annotated[str, typer.Option("--model", "-m", help="run, checkpoint or model directory")]
+_Run = Annotated[str, typer.Argument(help="run directory")]
+_Out = Annotated[Path, typer.Option("--out", "-o", help="PNG to write")]
+_Device = Annotated[str, typer.Option(help="where features are computed: cpu, cuda, mps")]
+
+
+def _done(path: Path) -> None:
+    """Say where the file lies."""
+    Console(highlight=False).print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def parse_patch(text: str) -> tuple[int, int]:
+    """``"3,5"`` as row 3, column 5.
+
+    Raises:
+        ConfigError: not two whole numbers.
+    """
+    try:
+        row, column = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--patch {text} is not ROW,COLUMN: write two whole numbers such as 3,5") from error
+    return row, column
+
+
+@app.command("masks", context_settings=_OVERRIDES)
+def masks(
+    data: _Data,
+    overrides: Annotated[list[str] | None, typer.Argument(help="changes such as mask.targets=2")] = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="recipe name, YAML file or run directory")
+    ] = "ijepa-tiny",
+    out: _Out = Path("masks.png"),
+    count: Annotated[int, typer.Option(min=1, max=64, help="images to draw")] = 6,
+    augment: Annotated[bool, typer.Option(help="with the random training transforms")] = True,
+) -> None:
+    """Draw what the encoder may see and what it must predict, on your images."""
+    from openjepa.visualize.files import write_masks
+
+    _done(write_masks(data, recipe, out, overrides=overrides or (), count=count, augment=augment))
+
+
+@app.command("pca")
+def pca(
+    data: _Data,
+    model: _Model,
+    out: _Out = Path("pca.png"),
+    count: Annotated[int, typer.Option(min=1, max=256, help="images, spread over the data")] = 16,
+    foreground: Annotated[bool, typer.Option("--foreground", help="draw background patches grey")] = False,
+    remove_position: Annotated[
+        bool, typer.Option("--remove-position", help="subtract what images share at a position")
+    ] = False,
+    device: _Device = "cpu",
+) -> None:
+    """Draw patch features as colours, jointly over a set of images."""
+    from openjepa.visualize.files import write_pca
+
+    options = {"foreground": foreground, "remove_position": remove_position}
+    _done(write_pca(model, data, out, count=count, device=device, **options))
+
+
+@app.command("similarity")
+def similarity(
+    data: _Data,
+    model: _Model,
+    patch: Annotated[str, typer.Option("--patch", "-p", help="ROW,COLUMN in the patch grid, from 0,0 at the top left")],
+    out: _Out = Path("similarity.png"),
+    image: Annotated[int, typer.Option(min=0, help="which of the images the patch is taken from")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=64, help="images, spread over the data")] = 9,
+    device: _Device = "cpu",
+) -> None:
+    """Draw how alike every patch is to a chosen one."""
+    from openjepa.visualize.files import write_similarity
+
+    _done(write_similarity(model, data, parse_patch(patch), out, image=image, count=count, device=device))
+
+
+@app.command("curves")
+def curves(run: _Run, out: _Out = Path("curves.png")) -> None:
+    """Draw the loss and health curves of a run."""
+    from openjepa.visualize.files import write_curves
+
+    _done(write_curves(run, out))
+
+
+@app.command("report")
+def report(
+    run: _Run,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML to write; none: RUN/report.html")] = None,
+    data: Annotated[str | None, typer.Option(help="where the images are now, when they moved")] = None,
+    device: _Device = "cpu",
+) -> None:
+    """Write one self-contained page about a run: health, scores, curves, maps, neighbours, masks."""
+    from openjepa.visualize.report import ReportOptions, write_report
+
+    _done(write_report(run, out=out, data=data, options=ReportOptions(device=device)))

@@ -1,0 +1,166 @@
+"""The pictures of the report: masks, maps and neighbours as ``data:`` images with their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openjepa.config.schema import Recipe
+from openjepa.data import Normalise, Source, holdout, open_source
+from openjepa.errors import DataError
+from openjepa.models import build_encoder
+from openjepa.types import Encoder
+from openjepa.visualize import canvas, maps, masks, neighbours, samples
+
+HELD_SHARE = 0.1  # the probes' held-out tenth
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and held-out data, and in words where the held-out images come from."""
+
+    train: Source
+    held_out: Source
+    origin: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of the page: its ``data:`` address, what it shows (alternative text) and extra facts by name."""
+
+    uri: str
+    alt: str
+    facts: Mapping[str, Any]
+
+
+def find_splits(recipe: Recipe, data: str | None, train: Source | None, held_out: Source | None) -> Splits:
+    """The run's data: what the caller handed in, else ``data`` or the recipe's source opened again.
+
+    Held-out images are, in this order: the caller's; ``probe.val``; other seeds of the built-in scenes; the tenth that
+    ``openjepa.data.holdout`` sets apart with the recipe's seed, as the probes do.
+
+    Raises:
+        DataError: the run's recipe names no data, or it is not there any more.
+    """
+    if train is not None and held_out is not None:
+        return Splits(train, held_out, f"{held_out.name}, given with the report")
+    name = data or recipe.data.source
+    if name is None:
+        raise DataError("the run's config names no data: give it with data=…")
+    options: dict[str, Any] = {"channels": recipe.data.channels}
+    if name == "scenes":
+        options |= {"count": recipe.data.scenes_count, "seed": recipe.seed}
+    source = train if train is not None else open_source(name, **options)
+    if held_out is not None:
+        return Splits(source, held_out, f"{held_out.name}, given with the report")
+    if recipe.probe.val is not None:
+        return Splits(source, open_source(recipe.probe.val, channels=recipe.data.channels), str(recipe.probe.val))
+    if name == "scenes":
+        return Splits(source, open_source(name, split="val", **options), "scenes drawn with other seeds")
+    rest, tenth = holdout(source, HELD_SHARE, recipe.seed)
+    return Splits(rest, tenth, f"a tenth of {source.name} set apart for judging")
+
+
+def mask_tiles(recipe: Recipe, source: Source, count: int = 6) -> list[dict[str, Any]]:
+    """Mask previews: three pictures and a caption each."""
+    return [
+        {
+            "tiles": [
+                Tile(canvas.data_uri(picture), f"{column} of {preview.name}", {})
+                for column, picture in zip(
+                    masks.COLUMNS, (preview.original, preview.context, preview.targets), strict=True
+                )
+            ],
+            "name": preview.name,
+            "context": preview.context_share,
+            "targets": preview.target_share,
+            "blocks": preview.blocks,
+            "kept": preview.kept,
+        }
+        for preview in masks.mask_previews(source, recipe, count=count)
+    ]
+
+
+def untrained(recipe: Recipe) -> Encoder:
+    """The recipe's encoder as it was before training (its own initialisation and seed)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return build_encoder(recipe.model, recipe.image_hw, recipe.data.channels)
+
+
+def map_tiles(recipe: Recipe, encoder: Encoder, held_out: Source, count: int, device: str) -> dict[str, Any]:
+    """PCA maps of trained and untrained patch features on held-out images, and how much of them is position."""
+    chosen = samples.gather(held_out, recipe.data, count)
+    normalise = Normalise.for_data(recipe.data)
+    patch = (recipe.model.patch_size,) * 2
+    height, width = chosen.images.shape[-2:]
+
+    def features(model: Encoder) -> Tensor:
+        return maps.patch_features(model, chosen.images, normalise, device=device)
+
+    found = {"trained": features(encoder), "untrained": features(untrained(recipe))}
+    drawn = {"trained": maps.pca_maps(found["trained"])}
+    if len(chosen) > 1:
+        drawn["trained, less position"] = maps.pca_maps(found["trained"], centre="position")
+    drawn["untrained"] = maps.pca_maps(found["untrained"])
+    groups = []
+    for k, tile in enumerate(maps.tiles(chosen.images)):
+        pictures = [Tile(canvas.data_uri(canvas.fit(tile, 224)), f"held-out image {chosen.names[k]}", {})]
+        for name, each in drawn.items():
+            picture = maps.map_tile(each.colours[k], patch, height, width)
+            pictures.append(
+                Tile(canvas.data_uri(canvas.fit(picture, 224)), f"{name} features of {chosen.names[k]}", {})
+            )
+        groups.append({"tiles": pictures, "name": chosen.names[k]})
+    return {
+        "groups": groups,
+        "columns": ["image", *drawn],
+        "note": drawn["trained"].note,
+        "position": {name: maps.position_share(values) for name, values in found.items()},
+    }
+
+
+def neighbour_tiles(
+    recipe: Recipe, encoder: Encoder, splits: Splits, *, queries: int, k: int, most: int, seconds: float, device: str
+) -> dict[str, Any]:
+    """Queries with their nearest training images."""
+    normalise = Normalise.for_data(recipe.data)
+    rows, searched = neighbours.neighbour_rows(
+        encoder, normalise, recipe.data, splits.train, splits.held_out,
+        queries=queries, k=k, most=most, seconds=seconds, device=device,
+    )  # fmt: skip
+    return {
+        "rows": [
+            {
+                "query": Tile(_small(row.image), f"query {row.name}", {"class": row.class_name, "name": row.name}),
+                "found": [
+                    Tile(_small(n.image), f"neighbour {n.name}",
+                         {"class": n.class_name, "right": n.right, "similarity": n.similarity, "name": n.name})
+                    for n in row.neighbours
+                ],
+            }
+            for row in rows
+        ],
+        "right": neighbours.right_share(rows),
+        "chance": _chance(splits.train),
+        "searched": searched,
+    }  # fmt: skip
+
+
+def _chance(source: Source) -> float | None:
+    """How often two random images share a class; None without classes."""
+    labels = torch.tensor([source.label(i) for i in samples.spaced(len(source), 2000)])
+    labels = labels[labels >= 0]
+    if not len(labels):
+        return None
+    shares = labels.bincount().double() / len(labels)
+    return float(shares.square().sum())
+
+
+def _small(image: canvas.Image) -> str:
+    """A tile of at most 112 pixels as a ``data:`` address."""
+    return canvas.data_uri(canvas.tile(image, 112))

@@ -1,0 +1,88 @@
+"""A few real samples, made into model inputs: what previews, maps and contact sheets are drawn on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openjepa.config.schema import DataConfig
+from openjepa.data import EvalTransform, Source, TrainTransform, with_hint
+from openjepa.errors import DataError
+from openjepa.types import Batch
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Model inputs before normalisation. images ``(M, C, H, W)`` uint8 or float in 0..1; names, labels of length M
+    (label -1: none); indices into the source; classes by label, or None.
+    """
+
+    images: Tensor
+    names: list[str]
+    labels: list[int]
+    indices: list[int]
+    classes: list[str] | None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def spaced(total: int, count: int) -> list[int]:
+    """``count`` indices spread evenly over ``range(total)`` (all of them when there are fewer)."""
+    count = min(count, total)
+    return [(2 * k + 1) * total // (2 * count) for k in range(count)]
+
+
+def batches(images: Tensor, size: int) -> Iterator[Batch]:
+    """Images ``(M, C, H, W)`` as evaluation batches of ``size``; ids are their places in ``images``."""
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        ids = torch.arange(start, start + len(part))
+        yield Batch({"image": part}, ids, ids)
+
+
+def gather(source: Source, data: DataConfig, count: int, *, seed: int = 0, augment: bool = False) -> Samples:
+    """Read ``count`` samples spread over ``source`` and transform them as ``data`` says.
+
+    A sample that cannot be read is replaced by the next readable one. ``augment`` applies the random training
+    transforms under a generator seeded with ``seed``; the caller's random state is left as it was.
+
+    Raises:
+        DataError: nothing can be read.
+    """
+    transform = TrainTransform(data) if augment else EvalTransform(data)
+    source = with_hint(source, transform.at_least)  # large JPEGs are decoded at the size that is needed
+    images: list[Tensor] = []
+    names: list[str] = []
+    labels: list[int] = []
+    taken: list[int] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for wanted in spaced(len(source), count):
+            found = _readable(source, wanted, set(taken))
+            if found is None:
+                break
+            index, raw = found
+            images.append(transform(raw))
+            names.append(source.item_id(index))
+            labels.append(source.label(index))
+            taken.append(index)
+    if not images:
+        raise DataError(f"{source.name}: none of its {len(source)} samples can be read, so there is nothing to draw")
+    return Samples(torch.stack(images), names, labels, taken, source.classes)
+
+
+def _readable(source: Source, wanted: int, taken: set[int]) -> tuple[int, Tensor] | None:
+    """The first readable sample at or after ``wanted`` (going round once) that is not taken yet, or None."""
+    for step in range(len(source)):
+        index = (wanted + step) % len(source)
+        if index in taken:
+            continue
+        try:
+            return index, source.read(index)
+        except DataError:
+            continue
+    return None

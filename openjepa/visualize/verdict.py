@@ -1,0 +1,112 @@
+"""The two answers a reader wants first: is the run healthy, and did it learn? In words, with what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openjepa.visualize.metrics import Metrics, finite
+from openjepa.visualize.scores import TITLES, Entry, compare
+from openjepa.visualize.words import percent
+
+GOOD, WARN, BAD, UNKNOWN = "good", "warn", "bad", "unknown"
+CLEAR = 0.95  # the loss has to be below this share of the best cheat's to count as better: panels jitter by 1 to 2 %
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """tone: good, warn, bad or unknown; headline: two or three words; reason and advice: a sentence or two, or empty."""
+
+    tone: str
+    headline: str
+    reason: str
+    advice: str = ""
+
+
+def health(metrics: Metrics) -> Verdict:
+    """What the newest health panel says, with its advice."""
+    said = metrics.last("health.verdict")
+    if not isinstance(said, str) or not said.strip():
+        return Verdict(UNKNOWN, "Not measured", "No health panel was written, so nothing can be said about collapse.")
+    head, _, rest = said.partition(":")
+    name = head.partition(";")[0].strip().lower()
+    tone = BAD if name in ("collapse", "diverging") else GOOD if name == "healthy" else WARN
+    if name in ("warming up", "not judged"):
+        tone = UNKNOWN
+    reason, _, advice = (rest or head.partition(";")[2]).strip().partition("; try ")
+    if tone == GOOD and not reason:
+        reason = "Features differ between images, use many directions, and the predictor beats every cheat."
+    return Verdict(tone, name.capitalize(), _sentence(reason), _sentence(advice))
+
+
+def learning(metrics: Metrics, entries: Sequence[Entry]) -> Verdict:
+    """Did the encoder learn? From the scores against a random encoder and raw pixels; without them from the probes,
+    and without those from the prediction loss against the cheats.
+    """
+    chance, pixels = compare(entries, "random"), compare(entries, "pixels")
+    if chance:
+        return _from_scores(chance, pixels)
+    probes = _from_probes(metrics)
+    return probes or _from_cheats(metrics)
+
+
+def _from_scores(chance: dict[str, str], pixels: dict[str, str]) -> Verdict:
+    if chance == pixels:
+        against = _against("a random encoder and than raw pixels", chance)
+    else:
+        against = _against("a random encoder", chance) + (f" {_against('raw pixels', pixels)}" if pixels else "")
+    if all(v == "better" for v in chance.values()):
+        if pixels and "better" not in pixels.values():
+            return Verdict(WARN, "Learned something", against, "A longer run or more data.")
+        return Verdict(GOOD, "It learned", against)
+    if "better" in chance.values():
+        return Verdict(WARN, "Learned something", against)
+    return Verdict(BAD, "Did not learn", against, "A longer run, and the health curves below for what went wrong.")
+
+
+def _against(who: str, verdicts: dict[str, str]) -> str:
+    """``Clearly better than raw pixels in kNN, not clearly better in linear probe.``"""
+    phrases = {"better": "clearly better", "within": "not clearly better", "worse": "worse"}
+    parts: list[str] = []
+    for verdict, phrase in phrases.items():
+        metrics = [TITLES.get(m, m) for m, v in verdicts.items() if v == verdict]
+        if metrics:
+            parts.append(f"{phrase}{'' if parts else f' than {who}'} in {' and '.join(metrics)}")
+    return _sentence(", ".join(parts))
+
+
+def _from_probes(metrics: Metrics) -> Verdict | None:
+    for probe, title in TITLES.items():
+        steps, values = metrics.series(f"probes.{probe}")
+        if len(values) >= 2:
+            first, last = values[0], values[-1]
+            said = f"The {title} score went from {percent(first, 1)} at update {steps[0]:,} to {percent(last, 1)} at update {steps[-1]:,}"
+            if last - first > 0.02:
+                return Verdict(GOOD, "It is learning", f"{said}. No final scores were written to compare with.")
+            return Verdict(WARN, "Not visible yet", f"{said}: less than two points gained.")
+    return None
+
+
+def _from_cheats(metrics: Metrics) -> Verdict:
+    loss = finite(metrics.last("health.loss_on_panel"))
+    cheats = metrics.last("health.cheats")
+    known = {k: finite(v) for k, v in cheats.items()} if isinstance(cheats, dict) else {}
+    values = {k: v for k, v in known.items() if v is not None}
+    if loss is None or not values:
+        return Verdict(UNKNOWN, "Not measured", "There are no scores and no comparison with cheats in this run.")
+    name, best = min(values.items(), key=lambda item: item[1])
+    cheat = name.replace("_", " ")
+    without = "There are no labels, so this is judged by the prediction task alone."
+    if loss < CLEAR * best:
+        less = 1 - loss / best
+        return Verdict(
+            GOOD, "It predicts", f"Its predictions err {percent(less)} less than the best cheat ({cheat}). {without}"
+        )
+    said = f"Its predictions are no better than the best cheat ({cheat}: {best:.3g} against {loss:.3g})."
+    return Verdict(WARN, "Not visible yet", f"{said} {without}")
+
+
+def _sentence(text: str) -> str:
+    """Capital first letter and a full stop."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if not text or text[-1] in ".!?" else ".")

@@ -1,4 +1,7 @@
-"""Durations in any unit, converted once to steps: ``"40 epochs"``, ``"500 steps"``, ``"1e6 samples"``, ``"10 %"``, or a bare int (steps)."""
+"""Durations in any unit, converted once to steps.
+
+``"40 epochs"``, ``"500 steps"``, ``"1e6 samples"``, ``"10 %"``, or a bare number (steps).
+"""
 
 from __future__ import annotations
 

@@ -153,7 +153,10 @@ def _leaves(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def diff_recipes(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
-    """Keys whose values differ, as (key, value in a, value in b) in the schema's order; :data:`ABSENT` where one has no such key."""
+    """Keys whose values differ, as (key, value in a, value in b), in the schema's order.
+
+    A value is :data:`ABSENT` where one of the two has no such key (another kind of mask).
+    """
     left, right = dict(_leaves(a.model_dump(mode="json"))), dict(_leaves(b.model_dump(mode="json")))
     keys = [*left, *(key for key in right if key not in left)]
     rows = [(key, left.get(key, ABSENT), right.get(key, ABSENT)) for key in keys]

@@ -42,7 +42,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[tuple[str, Any]], li
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Lay ``over`` on ``base``: sections merge, values and lists replace, another ``kind`` of a part replaces the part."""
+    """Lay ``over`` on ``base``: sections merge, values and lists replace, another ``kind`` replaces the whole part."""
     out = copy.deepcopy(base)
     for key, value in over.items():
         old = out.get(key)
@@ -68,7 +68,8 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> str | None:
                 node[part] = {}
             node = node[part]
         if not isinstance(node, dict | list):
-            return f"'{'.'.join(path[: depth + 1])}' holds the value {shown(node)} and no further keys, so '{key}' cannot be set"
+            here = ".".join(path[: depth + 1])
+            return f"'{here}' holds the value {shown(node)} and no further keys, so '{key}' cannot be set"
     if isinstance(node, list):
         if not last.isdigit() or int(last) >= len(node):
             return f"'{'.'.join(path)}' has no entry '{last}' (it has {len(node)}, counted from 0)"

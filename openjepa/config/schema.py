@@ -91,7 +91,8 @@ class MultiblockMask(Part):
     overlap: bool = Field(False, description="leave target tokens in the context")
     context_mode: Literal["subset", "padded", "release"] = Field(
         "padded",
-        description="unequal contexts: 'padded' keeps all with attention masks, 'subset' cuts at random to the batch minimum, 'release' keeps the first ids (the published code: loses the bottom rows)",
+        description="unequal contexts: 'padded' keeps all with attention masks, 'subset' cuts at random to the batch "
+        "minimum, 'release' keeps the first ids (the published code: loses the bottom rows)",
     )
     borders: Literal["full", "release"] = Field(
         "full", description="'release' never covers the last row and column, as published"

@@ -1,0 +1,117 @@
+"""One score with everything needed to repeat and to doubt it: protocol, counts, seed and a 95 % interval."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openjepa.errors import DataError
+
+Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class Score:
+    """An accuracy. name: the evaluator (``knn``, ``linear``). value: 0..1. subject: what was judged.
+
+    protocol: settings that define the number. per_class: accuracy of each class that has validation samples. seed: of
+    held-out draws. n_train, n_val: labelled samples used. classes: class names. interval: 95 % Wilson interval of
+    ``value`` over the ``n_val`` samples of this one split; it says nothing about other seeds or training runs.
+    """
+
+    name: str
+    value: float
+    n_train: int
+    n_val: int
+    subject: str = "encoder"
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    per_class: Mapping[str, float] = field(default_factory=dict)
+    interval: tuple[float, float] = (0.0, 1.0)
+    seed: int = 0
+
+    @property
+    def percent(self) -> str:
+        """``39.4 % (37.3–41.6)``."""
+        return f"{100 * self.value:.1f} % ({100 * self.interval[0]:.1f}–{100 * self.interval[1]:.1f})"
+
+    @property
+    def protocol_line(self) -> str:
+        """The protocol as one line of ``key=value``."""
+        return ", ".join(f"{key}={_short(value)}" for key, value in self.protocol.items() if value is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Score:
+        """Inverse of :meth:`to_dict`, also after JSON. Raises DataError when a field is missing or unknown."""
+        try:
+            low, high = raw["interval"]
+            return cls(**{**raw, "classes": tuple(raw["classes"]), "interval": (low, high)})
+        except (TypeError, KeyError, ValueError) as error:
+            raise DataError(f"this is not a score: {error}") from error
+
+
+def wilson(correct: int, total: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson score interval of a share (Wilson 1927), which unlike ±1.96·σ stays inside 0..1 and has no zero width."""
+    if total <= 0:
+        return 0.0, 1.0
+    share = correct / total
+    scale = 1 + z * z / total
+    middle = (share + z * z / (2 * total)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def write_scores(path: str | Path, scores: Sequence[Score]) -> Path:
+    """Write scores as a JSON list. Raises DataError when the file cannot be written."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps([score.to_dict() for score in scores], indent=2, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"scores cannot be written to '{path}': {error.strerror}") from error
+    return path
+
+
+def read_scores(path: str | Path) -> list[Score]:
+    """Read what :func:`write_scores` wrote. Raises DataError when the file is missing or is something else."""
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"no scores in '{path}': {str(error).splitlines()[0]}") from error
+    if not isinstance(raw, list):
+        raise DataError(f"no scores in '{path}': a list is expected")
+    return [Score.from_dict(item) for item in raw]
+
+
+def format_table(scores: Sequence[Score]) -> str:
+    """A text table: what was judged, by what, value with interval, counts; the protocols below it."""
+    head = ("encoder", "score", "value", "95 % interval", "train", "val")
+    rows = [
+        (
+            score.subject,
+            score.name,
+            f"{100 * score.value:.1f} %",
+            f"{100 * score.interval[0]:.1f}–{100 * score.interval[1]:.1f}",
+            str(score.n_train),
+            str(score.n_val),
+        )
+        for score in scores
+    ]
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    notes = dict.fromkeys(f"{score.subject}, {score.name}: {score.protocol_line}" for score in scores)
+    return "\n".join(line.rstrip() for line in [*lines, "", *notes])
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,18 +6,18 @@ hidden patches); loss = Σ smooth-L1(ẑ, h at those positions) over blocks, tok
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from openjepa.config.schema import Recipe
+from openjepa.config.schema import Recipe, RegulariserConfig
 from openjepa.models import build_encoder, build_predictor, make_target, update_ema
 from openjepa.models.predictor import NarrowPredictor
 from openjepa.models.transformer import gather_tokens
 from openjepa.models.vit import VisionTransformer
-from openjepa.objectives import distance, masked_sum, sigreg, transform_target, variance, vicreg
+from openjepa.objectives import distance, masked_sum, sigreg, standardise, transform_target, variance, vicreg
 from openjepa.types import Batch, Ids, MaskGroup, Output, Progress, Tokens
 
 
@@ -75,6 +75,7 @@ class MaskedLatent(nn.Module):
             init=model.init,
         )
         self.target = make_target(self.online)
+        self.pooled_head = _pooled_head(self.online.embed_dim) if recipe.objective.pooled > 0 else None
         if recipe.train.activation_checkpointing:
             self.online.set_grad_checkpointing()
 
@@ -86,7 +87,9 @@ class MaskedLatent(nn.Module):
     @property
     def batch_statistics(self) -> bool:
         """Whether the loss depends on which samples share a micro-batch (then accumulation is not exact)."""
-        return any(term.weight > 0 for term in self.recipe.objective.regularisers)
+        objective = self.recipe.objective
+        terms = [objective.pooled, *(term.weight for term in objective.regularisers)]
+        return any(weight > 0 for weight in terms) or self.recipe.target.transform == "centred"
 
     def train(self, mode: bool = True) -> MaskedLatent:
         """Training mode for what learns; the target always runs as it will be deployed."""
@@ -136,19 +139,34 @@ class MaskedLatent(nn.Module):
         for group in masks:
             images = batch.inputs[group.group]
             prediction, query, context = self.predict(images, group)
-            target = gather_tokens(_tile(self.targets(images), query), query.index)
+            with torch.no_grad():
+                raw = self.target.forward_features(images)  # (B, N, D)
+            full = transform_target(raw, self.recipe.target.transform)
+            target = gather_tokens(_tile(full, query), query.index)
             loss = masked_sum(distance(objective, prediction, target), query.valid)
             terms["prediction"] = terms.get("prediction", 0.0) + loss.detach() / count
             total = total + objective.weight * loss
-            pooled = _mean_tokens(context, group.contexts[0] if len(group.contexts) == 1 else None)
-            for term in objective.regularisers:
-                value = _regularise(term.kind, pooled if term.on == "pooled" else context.flatten(0, 1), progress)
-                terms[term.kind] = value.detach()
-                total = total + term.weight * value * (count / len(masks))
+            for name, weight, value in self._batch_terms(context, group, raw, progress):
+                terms[name] = terms.get(name, 0.0) + value.detach() / len(masks)
+                total = total + weight * value * (count / len(masks))
         return Output(total, count, terms)
 
-    def after_step(self, momentum: float) -> None:
-        """Move the target towards the online encoder, after the optimizer's update."""
+    def _batch_terms(
+        self, context: Tensor, group: MaskGroup, raw: Tensor, progress: Progress
+    ) -> Iterator[tuple[str, float, Tensor]]:
+        """Name, weight and value of every term with batch statistics, on mean-pooled context features ``(B', D)``."""
+        objective = self.recipe.objective
+        if self.pooled_head is None and not objective.regularisers:
+            return
+        pooled = _mean_tokens(context, group.contexts[0] if len(group.contexts) == 1 else None)
+        if self.pooled_head is not None:
+            answer = standardise(raw.mean(dim=1)).repeat(len(group.contexts), 1)
+            yield "pooled", objective.pooled, (self.pooled_head(pooled).float() - answer).square().mean()
+        for term in objective.regularisers:
+            yield term.kind, term.weight, _regularise(term, pooled, progress)
+
+    def after_step(self, momentum: float | Tensor) -> None:
+        """Move the target towards the online encoder, after the optimizer's update (a device scalar: no host read)."""
         update_ema(self.target, self.online, momentum)
 
     @torch.no_grad()
@@ -216,11 +234,20 @@ def _mean_tokens(context: Tensor, ids: Ids | None) -> Tensor:
     return (context * weight).sum(dim=1) / weight.sum(dim=1)
 
 
-def _regularise(kind: str, z: Tensor, progress: Progress) -> Tensor:
-    """The named regulariser of ``z (B, D)``."""
-    if kind == "sigreg":
-        return sigreg(z.float(), seed=progress.step)
-    return variance(z.float()) if kind == "variance" else vicreg(z.float())
+def _pooled_head(dim: int) -> nn.Sequential:
+    """Two layers that turn the mean context feature into a guess of the mean target feature."""
+    head = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+    for layer in (head[0], head[2]):
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        nn.init.zeros_(layer.bias)
+    return head
+
+
+def _regularise(term: RegulariserConfig, z: Tensor, progress: Progress) -> Tensor:
+    """A recipe's regulariser of ``z (B, D)`` float32."""
+    if term.kind == "sigreg":
+        return sigreg(z, seed=progress.step)
+    return variance(z) if term.kind == "variance" else vicreg(z, term.covariance)
 
 
 def _nearest_context(query: Ids, context: Ids, grid: tuple[int, ...]) -> Tensor:

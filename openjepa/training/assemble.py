@@ -1,0 +1,287 @@
+"""Putting a run together: machine, plan, directory, weights, optimizer, data, panel. Each in one function, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from openjepa.config import Recipe
+from openjepa.data import Normalise, Source
+from openjepa.errors import CheckpointError
+from openjepa.hub.checkpoint import Checkpoint, discard_after, list_checkpoints, load_last
+from openjepa.hub.model_directory import load_model
+from openjepa.hub.strict import load_strict
+from openjepa.masking import build_masker
+from openjepa.methods import MaskedLatent, build_method
+from openjepa.optim import Schedule
+from openjepa.training.engine import Engine
+from openjepa.training.feed import Feed, Share
+from openjepa.training.meter import Meter
+from openjepa.training.metrics import Metrics
+from openjepa.training.panel import HealthPanel
+from openjepa.training.plan import Plan
+from openjepa.training.progress import Event, Reporter
+from openjepa.training.run import CHECKPOINTS, LOG, RunDirectory
+from openjepa.training.sizing import cut_rows, micro_bound
+from openjepa.training.state import LoopState, restore_generators, restore_optimizer, seed_everything
+from openjepa.training.update import Updater
+from openjepa.types import Batch, Progress
+
+# Identity of the data is looked up file by file; above this many it would delay the start by minutes on slow disks.
+_FINGERPRINT_UP_TO = 200_000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All parts of a run, ready for the first step."""
+
+    engine: Engine
+    plan: Plan
+    schedule: Schedule
+    state: LoopState
+    feed: Feed
+    updater: Updater
+    meter: Meter
+    panel: HealthPanel
+    normalise: Normalise
+    reporter: Reporter
+    metrics: Metrics | None
+    resumed_from_checkpoint: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for (see :func:`openjepa.training.train`)."""
+
+    recipe: Recipe
+    source: Source
+    out: Path
+    resume: bool = False
+    init: str | Path | None = None
+    overwrite: bool = False
+    on_event: Callable[[Event], None] | None = None
+    console: bool = True
+
+
+def assemble(stack: ExitStack, request: Request) -> Parts:
+    """Build everything; what must be closed at the end is put on ``stack``. Errors as in :func:`openjepa.training.train`."""
+    recipe, source, out, init = request.recipe, request.source, request.out, request.init
+    engine = Engine(recipe.train)
+    world = engine.world
+    stack.enter_context(world.guarded(lambda: f"continue with --out {out} --resume"))
+    plan = Plan.make(recipe, len(source), world.size)
+    engine.decide_compile(plan.total)
+    directory = _claim(stack, engine, request)
+    reporter = Reporter(out / LOG, speaks=world.first, console=request.console, on_event=request.on_event)
+    stack.callback(reporter.close)
+    notes = world.on_first(lambda: directory.check_same(recipe) if directory and request.resume else [])
+
+    checkpoint = _find_checkpoint(out, engine, reporter, request.resume)
+    method = engine.prepare(_build(recipe, checkpoint, init))
+    normalise = Normalise.for_data(recipe.data).to(engine.device)
+    updater, meter = Updater(engine, recipe), Meter(world, engine.device)
+    state = LoopState() if checkpoint is None else restore(engine, updater, meter, checkpoint)
+    notes += _settle(state, plan, source, resumed=checkpoint is not None)
+
+    micro, why = _micro_batch(recipe, plan, engine, normalise)
+    schedule = plan.schedule(recipe)
+    start = f"starts from the weights in {init}" if init is not None else "starts from fresh weights"
+    if request.resume:
+        start = (
+            f"continues after step {state.step}" if checkpoint else "had saved nothing yet: starts from the beginning"
+        )
+    _speak(reporter, f"run {out}: recipe {recipe.name}, seed {recipe.seed}; {start}", engine, source, method)
+    _speak_numbers(reporter, recipe, plan, schedule, engine, (micro, why), notes)
+    # Before the feed: both seed torch's generator per sample, and the feed has a thread of its own.
+    panel = HealthPanel(recipe, source, engine, normalise)
+    feed = _open_feed(recipe, source, plan, engine, state, micro)
+    stack.callback(feed.close)
+    metrics = _open_records(stack, recipe, plan, engine, directory, state, checkpoint)
+    if checkpoint is not None:
+        restore_generators(checkpoint.states["generators"])
+    saved = checkpoint is not None
+    return Parts(engine, plan, schedule, state, feed, updater, meter, panel, normalise, reporter, metrics, saved)
+
+
+def restore(engine: Engine, updater: Updater, meter: Meter, checkpoint: Checkpoint) -> LoopState:
+    """Put a checkpoint's optimizer, scaler, counters and open means back; weights are loaded apart. Returns the loop state."""
+    state = LoopState.unpack(checkpoint.states["loop"])
+    restore_optimizer(engine, updater.optimizer, checkpoint.tensors["optimizer"])
+    if state.scaler and engine.scaler.is_enabled():
+        engine.scaler.load_state_dict(state.scaler)
+    updater.skips.total, updater.skips.in_row = state.skipped, state.skipped_in_row
+    if state.meter is not None:
+        meter.restore(state.meter)
+    return state
+
+
+def _claim(stack: ExitStack, engine: Engine, request: Request) -> RunDirectory | None:
+    """The first process takes the run directory; the others learn whether it could."""
+    taken: list[RunDirectory] = []
+
+    def claim() -> None:
+        directory = RunDirectory.claim(
+            request.out, resume=request.resume, init=request.init, overwrite=request.overwrite
+        )
+        taken.append(directory)
+        stack.callback(directory.close)
+
+    engine.world.on_first(claim)
+    return taken[0] if taken else None
+
+
+def _find_checkpoint(out: Path, engine: Engine, reporter: Reporter, resume: bool) -> Checkpoint | None:
+    """The checkpoint to continue from, None when the run is new or was killed before its first one."""
+    root = out / CHECKPOINTS
+    if not resume or not list_checkpoints(root):
+        return None
+    found = load_last(root, reporter.warn)
+    # A damaged newer one must not win the next time.
+    engine.world.on_first(lambda: discard_after(root, found.step))
+    return found
+
+
+def _build(recipe: Recipe, checkpoint: Checkpoint | None, init: str | Path | None) -> MaskedLatent:
+    """The method with its weights: saved, taken from elsewhere, or fresh (the same in every process)."""
+    seed_everything(recipe.seed)
+    method = build_method(recipe)
+    if checkpoint is not None:
+        load_strict(method, checkpoint.tensors["model"])
+    elif init is not None:
+        _load_weights(method, Path(init))
+    return method
+
+
+def _load_weights(method: MaskedLatent, path: Path) -> None:
+    """Weights of another run, model directory or checkpoint; encoder and target from what is there, strictly."""
+    model = load_model(path)
+    target = model.target if model.target is not None else model.encoder
+    online = model.online if model.online is not None else target
+    try:
+        load_strict(method.target, target.state_dict())
+        load_strict(method.online, online.state_dict())
+        if model.predictor is not None:
+            load_strict(method.predictor, model.predictor.state_dict())
+    except CheckpointError as error:
+        raise CheckpointError(f"--init {path} does not fit this recipe: {error}") from error
+
+
+def _settle(state: LoopState, plan: Plan, source: Source, *, resumed: bool) -> list[str]:
+    """Enter the plan into the state, after checking that a resumed run goes on with the same data. Returns remarks."""
+    identity = source.fingerprint() if len(source) <= _FINGERPRINT_UP_TO else f"{len(source)} samples"
+    notes = list(plan.warnings)
+    if resumed:
+        notes += state.check_data(plan.images, identity, plan.batch)
+        if state.total != plan.total:
+            notes.append(
+                f"the run was planned for {state.total} steps and is {plan.total} now: schedules are laid out anew, "
+                f"so the learning rate jumps at step {state.step}"
+            )
+    state.total, state.batch, state.images, state.fingerprint = plan.total, plan.batch, plan.images, identity
+    return notes
+
+
+def _micro_batch(recipe: Recipe, plan: Plan, engine: Engine, normalise: Normalise) -> tuple[int, str]:
+    """Largest micro-batch of this run, and why."""
+    rows = -(-plan.batch // engine.world.size)
+    asked = recipe.train.micro_batch
+    if asked != "auto":
+        return min(asked, rows), "as asked"
+    bound = micro_bound(recipe, engine.method.online, engine.device)
+    if bound is not None:
+        size = engine.world.smallest(min(bound, rows))
+        return size, "the whole batch fits in memory" if size == rows else "what fits in free memory"
+
+    def attempt(size: int) -> None:
+        images = torch.zeros(size, recipe.data.channels, *recipe.image_hw, device=engine.device, dtype=torch.uint8)
+        order = torch.arange(size)
+        masks = build_masker(recipe.mask, recipe.grid, recipe.seed)(order, epoch=0, step=0)
+        batch = Batch({"image": normalise(images)}, order, order).to(engine.device)
+        count = engine.method.count([masks])
+        with engine.autocast():
+            output = engine.method(batch, [masks.to(engine.device)], Progress(0, plan.total), count)
+        output.loss_sum.backward()
+
+    return engine.largest_micro_batch(rows, attempt)
+
+
+def _open_feed(recipe: Recipe, source: Source, plan: Plan, engine: Engine, state: LoopState, micro: int) -> Feed:
+    feed = Feed(
+        recipe,
+        source,
+        batch=plan.batch,
+        total=plan.total,
+        share=Share(engine.world.rank, engine.world.size, micro),
+        count=engine.method.count,
+        start=state.step,
+        pin=engine.device.type == "cuda",
+        ahead=recipe.model.drop_path == 0,  # else the step draws from the generator that augmentation seeds
+    )
+    feed.forgive(state.bad)
+    return feed
+
+
+def _open_records(
+    stack: ExitStack,
+    recipe: Recipe,
+    plan: Plan,
+    engine: Engine,
+    directory: RunDirectory | None,
+    state: LoopState,
+    checkpoint: Checkpoint | None,
+) -> Metrics | None:
+    """Metrics of the first process, cut to the step the run goes on from; config.yaml and environment.json."""
+    opened: list[Metrics] = []
+
+    def work() -> None:
+        assert directory is not None
+        directory.describe(recipe, {"steps": plan.total, "batch": plan.batch, "images": plan.images})
+        after = state.step if checkpoint is not None else None
+        opened.append(Metrics(directory.path, after=after, tensorboard=recipe.log.tensorboard))
+        stack.callback(opened[0].close)
+
+    engine.world.on_first(work)
+    return opened[0] if opened else None
+
+
+def _speak(reporter: Reporter, first: str, engine: Engine, source: Source, method: MaskedLatent) -> None:
+    """What is run, on what."""
+    reporter.say(first)
+    for choice in engine.choices:
+        reporter.say(str(choice))
+    learning = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    classes = f" in {len(source.classes)} classes" if source.classes else ", no labels"
+    reporter.say(f"data: {source.name}, {len(source)} images{classes}")
+    note = getattr(source, "note", "")
+    if note:
+        reporter.say(f"data: {note}")
+    reporter.say(f"model: {learning / 1e6:.3g} M parameters learn (encoder and predictor), target encoder averaged")
+
+
+def _speak_numbers(
+    reporter: Reporter,
+    recipe: Recipe,
+    plan: Plan,
+    schedule: Schedule,
+    engine: Engine,
+    micro: tuple[int, str],
+    notes: list[str],
+) -> None:
+    """The arithmetic, and what deserves a warning."""
+    size, why = micro
+    world = engine.world.size
+    fullest = -(-plan.batch // world)
+    cut = cut_rows(fullest, most=fullest, fewest=plan.batch // world, micro=size)
+    for sentence in plan.sentences(recipe, schedule, size, len(cut.parts), world, why):
+        reporter.say(sentence)
+    for note in [*notes, *schedule.notes]:
+        reporter.warn(note)
+    if engine.method.batch_statistics and (len(cut.parts) > 1 or world > 1):
+        reporter.warn(
+            f"objective.regularisers use batch statistics: they see {size} images at a time, not {plan.batch}, so the "
+            "result depends on micro-batches and processes"
+        )

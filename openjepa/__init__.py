@@ -1,3 +1,29 @@
-"""openjepa: one library and command line for the JEPA family of self-supervised models."""
+"""openjepa: one library and command line for the JEPA family of self-supervised models.
+
+The public names load on first use, so that ``import openjepa`` and ``openjepa --help`` stay quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_API = ("evaluate", "inspect", "load", "pretrain", "recipes", "run", "runs", "verify")
+
+if TYPE_CHECKING:
+    from openjepa.api import evaluate, inspect, load, pretrain, recipes, run, runs, verify
+
+__all__ = ["__version__", "evaluate", "inspect", "load", "pretrain", "recipes", "run", "runs", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _API:
+        from openjepa import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'openjepa' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -162,17 +162,21 @@ class TargetConfig(Part):
     momentum_schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="how momentum moves from first to last"
     )
-    transform: Literal["layer_norm", "none"] = Field(
-        "layer_norm", description="target features: affine-free layer norm, or as they are"
+    transform: Literal["layer_norm", "centred", "none"] = Field(
+        "layer_norm",
+        description="target features: affine-free layer norm; 'centred' also subtracts the batch mean at each position, "
+        "so that position alone predicts nothing; or as they are",
     )
 
 
 class RegulariserConfig(Part):
     """A term with batch statistics added to the prediction loss (accumulation is then not exact; the run says so)."""
 
-    kind: Literal["vicreg", "variance", "sigreg"]
-    weight: float = Field(1.0, ge=0)
-    on: Literal["pooled", "tokens"] = Field("pooled", description="mean-pooled context features, or single tokens")
+    kind: Literal["vicreg", "variance", "sigreg"] = Field(
+        description="of the mean-pooled context features: variance hinge and covariance, the hinge alone, or SIGReg"
+    )
+    weight: float = Field(1.0, ge=0, description="weight of the term beside the prediction loss")
+    covariance: float = Field(0.04, ge=0, description="vicreg only: covariance over variance (VICReg publishes 1/25)")
 
 
 class ObjectiveConfig(Part):
@@ -184,6 +188,11 @@ class ObjectiveConfig(Part):
     beta: float = Field(1.0, gt=0, description="smooth-L1 threshold between squared and absolute")
     weight: float = Field(
         1.0, ge=0, description="weight of the latent-prediction term (0 leaves only the regularisers)"
+    )
+    pooled: float = Field(
+        0.0,
+        ge=0,
+        description="weight of predicting the mean-pooled target (standardised over the batch) from the mean-pooled context",
     )
     regularisers: tuple[RegulariserConfig, ...] = Field((), description="extra terms with batch statistics")
 

@@ -51,8 +51,8 @@ def open_splits(recipe: Recipe) -> Splits:
 def _open(recipe: Recipe, name: str, split: str | None = None) -> Source:
     data = recipe.data
     if name != "scenes":
-        wanted = "val" if split == "val" and os.path.isdir(name) and _has_val(name) else None
-        return open_source(name, channels=data.channels, split=wanted)
+        inside = split == "val" and os.path.isdir(name) and _has_val(name)
+        return open_source(name, channels=data.channels, split="val" if inside else None)
     count = data.scenes_count if split is None else max(data.scenes_count // 4, 2)
     size = min(recipe.image_hw)
     return open_source(

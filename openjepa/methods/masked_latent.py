@@ -236,11 +236,11 @@ def _mean_tokens(context: Tensor, ids: Ids | None) -> Tensor:
 
 def _pooled_head(dim: int) -> nn.Sequential:
     """Two layers that turn the mean context feature into a guess of the mean target feature."""
-    head = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-    for layer in (head[0], head[2]):
+    first, second = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+    for layer in (first, second):
         nn.init.trunc_normal_(layer.weight, std=0.02)
         nn.init.zeros_(layer.bias)
-    return head
+    return nn.Sequential(first, nn.GELU(), second)
 
 
 def _regularise(term: RegulariserConfig, z: Tensor, progress: Progress) -> Tensor:

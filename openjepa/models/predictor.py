@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from openjepa.config.schema import PredictorConfig
 from openjepa.errors import ConfigError
 from openjepa.models.positions import Order, resample_positions, sincos2d
-from openjepa.models.transformer import LAYER_NORM_EPS, Block, initialise, key_mask
+from openjepa.models.transformer import LAYER_NORM_EPS, Block, initialise, key_mask, residual
 from openjepa.types import Ids, Tokens
 
 
@@ -64,7 +64,7 @@ class NarrowPredictor(nn.Module):
         repeats = query.index.shape[0] // context.values.shape[0]
         positions = resample_positions(self.predictor_pos_embed[0], self.grid, (context.grid[0], context.grid[1]))
         seen = self.predictor_embed(context.values)
-        seen = seen + positions[context.ids.index].to(seen.dtype)  # (B, K_c, P)
+        seen = residual(seen + positions[context.ids.index])  # (B, K_c, P)
         asked = (self.mask_token + positions[query.index]).to(seen.dtype)  # (R·B, K_t, P)
         x = torch.cat([seen.repeat(repeats, 1, 1), asked], dim=1)
         mask = key_mask(_joint_valid(context.ids, query, repeats))

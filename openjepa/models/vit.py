@@ -14,7 +14,7 @@ from openjepa.config.schema import ModelConfig
 from openjepa.errors import ConfigError
 from openjepa.models.positions import Order, resample_positions, sincos2d
 from openjepa.models.sizes import size_named
-from openjepa.models.transformer import LAYER_NORM_EPS, Block, gather_tokens, initialise, key_mask
+from openjepa.models.transformer import LAYER_NORM_EPS, Block, gather_tokens, initialise, key_mask, residual
 from openjepa.types import Ids
 
 
@@ -156,8 +156,8 @@ class VisionTransformer(nn.Module):
         positions = self.positions_for((x.shape[-2] // self.patch_size[0], x.shape[-1] // self.patch_size[1]))
         tokens = self.patch_embed(x, keep)
         if keep is None:
-            return tokens + positions, None
-        return tokens + positions[0][keep.index], key_mask(keep.valid)
+            return residual(tokens + positions), None
+        return residual(tokens + positions[0][keep.index]), key_mask(keep.valid)
 
     def _run(self, block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
         if self.grad_checkpointing and torch.is_grad_enabled():

@@ -2,6 +2,6 @@
 
 from openjepa.objectives.distances import distance, masked_sum
 from openjepa.objectives.regularisers import covariance, sigreg, variance, vicreg
-from openjepa.objectives.targets import transform_target
+from openjepa.objectives.targets import standardise, transform_target
 
-__all__ = ["covariance", "distance", "masked_sum", "sigreg", "transform_target", "variance", "vicreg"]
+__all__ = ["covariance", "distance", "masked_sum", "sigreg", "standardise", "transform_target", "variance", "vicreg"]

@@ -23,9 +23,9 @@ def covariance(z: Tensor) -> Tensor:
     return (cov.square().sum() - cov.diagonal().square().sum()) / z.shape[1]
 
 
-def vicreg(z: Tensor, variance_weight: float = 25.0, covariance_weight: float = 1.0) -> Tensor:
-    """Variance and covariance terms with the published weights, divided by 25 so that ``weight`` reads as μ = 25·weight."""
-    return (variance_weight * variance(z) + covariance_weight * covariance(z)) / 25.0
+def vicreg(z: Tensor, covariance_weight: float = 0.04) -> Tensor:
+    """Variance plus covariance term (2105.04906); the published weights are 25 and 1, hence 0.04 beside a weight of 1."""
+    return variance(z) + covariance_weight * covariance(z)
 
 
 def sigreg(z: Tensor, seed: int, directions: int = SIGREG_DIRECTIONS) -> Tensor:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from openjepa.config.schema import DataConfig, ModelConfig, ObjectiveConfig, PredictorConfig, Recipe, RegulariserConfig
+from openjepa.config.schema import (
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    PredictorConfig,
+    Recipe,
+    RegulariserConfig,
+    TargetConfig,
+)
 from openjepa.methods import MaskedLatent, build_method
 from openjepa.types import Batch, Ids, MaskGroup, Progress
 
@@ -48,7 +56,8 @@ def test_gradient_reaches_what_learns_and_nothing_else() -> None:
         if name.startswith("target."):
             assert parameter.grad is None, name
         else:
-            assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0, name
 
 
 def test_hidden_patches_do_not_leak_into_predictions() -> None:
@@ -78,7 +87,27 @@ def test_regularisers_are_weighted_by_the_count_and_declared() -> None:
     model = method(objective=ObjectiveConfig(regularisers=(term,)))
     a, b = plain(data, [group], Progress(0, 1)), model(data, [group], Progress(0, 1))
     torch.testing.assert_close(b.loss_sum / b.count, a.loss_sum / a.count + 2.0 * b.terms["variance"])
-    assert model.batch_statistics and not plain.batch_statistics
+    assert model.batch_statistics
+    assert not plain.batch_statistics
+
+
+def test_centred_targets_leave_nothing_to_position() -> None:
+    model, (data, _) = method(target=TargetConfig(transform="centred")), batch()
+    assert model.batch_statistics
+    same = Batch({"image": data.inputs["image"][:1].expand(4, -1, -1, -1)}, data.ids, data.places)
+    assert model.targets(same.inputs["image"]).abs().max() < 1e-5
+    assert model.targets(data.inputs["image"]).mean(dim=0).abs().max() < 1e-5
+    assert model.targets(data.inputs["image"]).abs().max() > 0.1
+
+
+def test_pooled_prediction_learns_and_is_a_term_of_its_own() -> None:
+    model, (data, group) = method(objective=ObjectiveConfig(weight=0.0, pooled=2.0)), batch()
+    out = model(data, [group], Progress(0, 1))
+    torch.testing.assert_close(out.loss_sum / out.count, 2.0 * out.terms["pooled"])
+    out.loss_sum.backward()
+    assert model.pooled_head[0].weight.grad.abs().max() > 0
+    assert model.online.patch_embed.proj.weight.grad.abs().max() > 0
+    assert model.target.patch_embed.proj.weight.grad is None
 
 
 def test_cheats_are_what_they_say() -> None:

@@ -1,0 +1,341 @@
+"""The verbs as functions. One signature serves Python, the command line and the docs.
+
+>>> import openjepa
+>>> result = openjepa.pretrain("photos/", "ijepa-tiny")  # doctest: +SKIP
+>>> model = openjepa.load(result.run_dir)  # doctest: +SKIP
+>>> model.embed(["a.jpg", "b.jpg"]).shape  # doctest: +SKIP
+(2, 192)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from openjepa.config import build_recipe, list_recipes, load_recipe
+from openjepa.config.load import RecipeInfo
+from openjepa.config.schema import Recipe
+from openjepa.data import EvalTransform, Inspection, Source, Verification, open_source
+from openjepa.data import inspect as inspect_data
+from openjepa.data import verify as verify_data
+from openjepa.data.sources import labels_of
+from openjepa.data.splits import Splits, open_splits
+from openjepa.errors import ConfigError, DataError, MissingExtra
+from openjepa.evaluation import Score, Settings, make_probe, write_scores
+from openjepa.evaluation import evaluate as score_encoder
+from openjepa.hub.model_directory import Which, load_model
+from openjepa.model import Model
+from openjepa.models import VisionTransformer, build_encoder
+from openjepa.training import Event, RunInfo, RunResult, default_out, list_runs, read_run
+from openjepa.training import train as run_training
+from openjepa.visualize.report import write_report
+from openjepa.visualize.scores import read_scores
+
+SCORES = "scores.json"
+DEFAULT_RECIPE = "ijepa-tiny"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What :func:`pretrain` made.
+
+    run_dir: everything. verdict: the run's health in words. scores: the encoder beside raw pixels and its random
+    initialisation; empty without labels. report: the HTML file, None where it was not written. training: steps, last
+    metrics and unreadable files.
+    """
+
+    run_dir: Path
+    verdict: str
+    training: RunResult
+    scores: tuple[Score, ...] = ()
+    report: Path | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def pretrain(
+    data: str | Path,
+    recipe: str | Path | Recipe | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    out: str | Path | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    val: str | Path | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    resume: bool = False,
+    init: str | Path | None = None,
+    overwrite: bool = False,
+    judge: bool = True,
+    report: bool = True,
+    on_event: Callable[[Event], None] | None = None,
+    console: bool = True,
+) -> PretrainResult:
+    """Train an encoder on images without labels; labels, where the folders give them, only score it.
+
+    Args:
+        data: folder of images (nested or flat), list file, or ``"scenes"``.
+        recipe: a name, a YAML file, a run's ``config.yaml`` or a :class:`Recipe`; by default ``ijepa-tiny``, and with
+            ``resume`` the recipe the run was started with. overrides: ``"optim.lr=3e-4"``, …
+        out: run directory; by default ``runs/<recipe>-<date>-<time>``.
+        epochs, steps: length, one of them. batch_size: global batch. val: labelled folder to score on.
+        resume: continue the run in ``out`` exactly. init: take weights from there. overwrite: replace the run in ``out``.
+        judge: score the result where labels exist. report: write ``report.html``.
+        on_event: receives training events. console: also show progress on standard error.
+
+    Raises:
+        ConfigError, DataError, RunError, CheckpointError, TrainingError: one line each.
+    """
+    words = _as_overrides(data, epochs, steps, batch_size, val, seed, device, precision)
+    if resume and out is None:
+        raise ConfigError("--resume needs --out: which run is to go on?")
+    resolved = _resolve(recipe, [*overrides, *words], out if resume else None)
+    splits = open_splits(resolved)
+    place = Path(out) if out is not None else default_out(resolved)
+    labelled = _labelled(splits)
+    trained = run_training(
+        resolved,
+        splits.train,
+        out=place,
+        resume=resume,
+        init=init,
+        overwrite=overwrite,
+        probes=[_probe(resolved, splits)] if labelled else [],
+        on_event=on_event,
+        console=console,
+    )
+    verdict = str(trained.verdict)
+    if not trained.finished or not torch.distributed.is_available() or _rank() > 0:
+        return PretrainResult(trained.run_dir, verdict, trained)
+    scores = _judge(resolved, splits, trained.run_dir) if judge and labelled else ()
+    page, notes = _report(trained.run_dir, splits) if report else (None, ())
+    return PretrainResult(trained.run_dir, verdict, trained, scores, page, notes)
+
+
+def evaluate(
+    what: str | Sequence[str] = ("knn", "linear"),
+    *,
+    model: str | Path | Model,
+    train: str | Path,
+    val: str | Path,
+    k: int = 20,
+    layers: Literal["last", "last4"] = "last",
+    cache: str | Path | None = None,
+    baselines: bool = True,
+    device: str = "auto",
+    batch_size: int = 64,
+    which: Which = "target",
+    seed: int = 0,
+) -> list[Score]:
+    """Score a frozen encoder on labelled folders: ``knn`` and ``linear`` (deterministic; features cached by content).
+
+    Args:
+        what: one evaluation or several. model: run, model or checkpoint directory, or what :func:`load` returned.
+        train, val: labelled folders, list files or ``"scenes"``. k: neighbours. layers: ``last`` or ``last4``.
+        cache: folder for features. baselines: also score raw pixels and the random initialisation. which: the encoder.
+
+    Raises:
+        CheckpointError, DataError, ConfigError: one line each.
+    """
+    loaded = model if isinstance(model, Model) else load(model, which=which)
+    recipe, device = loaded.config, _device(device)
+    sides = [_open(name, recipe, split) for name, split in ((train, None), (val, "val"))]
+    return score_encoder(
+        loaded.encoder,
+        loaded.normalise,
+        sides[0],
+        sides[1],
+        what,
+        transform=loaded.transform,
+        subject="trained",
+        baselines={"random initialisation": random_encoder(recipe)} if baselines else None,
+        raw_pixels=baselines,
+        settings=Settings(k=k, seed=seed),
+        layers=layers,
+        device=device,
+        batch_size=batch_size,
+        cache_dir=cache,
+    )
+
+
+def load(path: str | Path, *, which: Which = "target") -> Model:
+    """Load a run, model or checkpoint directory; ``which`` encoder: the EMA ``target`` (default) or the ``online`` one."""
+    return Model(load_model(path, which))
+
+
+def random_encoder(recipe: Recipe) -> VisionTransformer:
+    """The recipe's encoder as a run with its seed would start; torch's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return build_encoder(recipe.model, recipe.image_hw, recipe.data.channels).eval()
+
+
+def runs(root: str | Path = "runs") -> list[RunInfo]:
+    """Every run below ``root``, newest first."""
+    return list_runs(root)
+
+
+def run(path: str | Path) -> RunInfo:
+    """One run directory. Raises RunError when there is none."""
+    return read_run(path)
+
+
+def run_summary(info: RunInfo) -> dict[str, Any]:
+    """A run in a few words and numbers, JSON-ready: what it is, how far it got, its health and its scores."""
+    row = info.row or {}
+    probes = row.get("probes") or {}
+    final = {entry.role: entry.marks for entry in read_scores(info.path / SCORES)}.get("trained", {})
+    score = {name: final[name].value if name in final else probes.get(name) for name in ("knn", "linear")}
+    health = row.get("health") or {}
+    return {
+        "name": info.name,
+        "path": str(info.path),
+        "recipe": info.recipe.name if info.recipe else None,
+        "data": info.recipe.data.source if info.recipe else None,
+        "status": info.status,
+        "progress": f"{info.step:,} of {info.total:,}" if info.total else f"{info.step:,}",
+        "samples": row.get("samples"),
+        "loss": _rounded(row.get("loss"), 4),
+        "rankme": _rounded(health.get("rankme"), 1),
+        **{name: None if value is None else f"{100 * value:.1f} %" for name, value in score.items()},
+        "verdict": info.verdict,
+        "unreadable_files": len(info.bad),
+        "report": str(info.path / "report.html") if (info.path / "report.html").is_file() else None,
+    }
+
+
+def inspect(data: str | Path) -> Inspection:
+    """Counts, sizes, formats and classes of a data folder."""
+    return inspect_data(data)
+
+
+def verify(data: str | Path) -> Verification:
+    """Decode every file of a data folder and list the bad ones."""
+    return verify_data(data)
+
+
+def recipes() -> list[RecipeInfo]:
+    """The recipes that ship with openjepa."""
+    return list_recipes()
+
+
+def _as_overrides(
+    data: str | Path,
+    epochs: float | None,
+    steps: int | None,
+    batch_size: int | None,
+    val: str | Path | None,
+    seed: int | None,
+    device: str | None,
+    precision: str | None,
+) -> list[str]:
+    """Named arguments as recipe overrides; the last word on a key."""
+    if epochs is not None and steps is not None:
+        raise ConfigError("give epochs or steps, not both")
+    length = f"{steps} steps" if steps is not None else f"{epochs} epochs" if epochs is not None else None
+    given: Mapping[str, object | None] = {
+        "data.source": str(data),
+        "train.length": length,
+        "train.batch_size": batch_size,
+        "probe.val": None if val is None else str(val),
+        "seed": seed,
+        "train.device": device,
+        "train.precision": precision,
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+
+
+def _resolve(recipe: str | Path | Recipe | None, overrides: Sequence[str], resumed: str | Path | None) -> Recipe:
+    """The recipe with its overrides; when none is named, a resumed run's own ``config.yaml``, else the default."""
+    if isinstance(recipe, Recipe):
+        return build_recipe(recipe.model_dump(mode="json"), overrides)
+    if recipe is None and resumed is not None and (Path(resumed) / "config.yaml").is_file():
+        recipe = Path(resumed) / "config.yaml"
+    return load_recipe(recipe or DEFAULT_RECIPE, overrides)
+
+
+def _open(name: str | Path, recipe: Recipe, split: str | None) -> Source:
+    """A source for evaluation, scenes as the recipe would draw them."""
+    if str(name) != "scenes":
+        return open_source(name, channels=recipe.data.channels)
+    changed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": "scenes"})})
+    splits = open_splits(changed)
+    return splits.held_out if split == "val" else splits.train
+
+
+def _labelled(splits: Splits) -> bool:
+    """Whether both sides have labels of at least two classes."""
+    train, val = (set(labels_of(side)) - {-1} for side in (splits.train, splits.held_out))
+    return len(train) > 1 and len(val) > 0
+
+
+def _probe(recipe: Recipe, splits: Splits) -> Any:
+    """Scores for the training loop: kNN and linear."""
+    probe = recipe.probe
+    return make_probe(
+        splits.train,
+        splits.held_out,
+        EvalTransform(recipe.data),
+        max_train=probe.max_train,
+        max_val=probe.max_val,
+        k=probe.knn_k,
+        seed=recipe.seed,
+    )
+
+
+def _judge(recipe: Recipe, splits: Splits, run_dir: Path) -> tuple[Score, ...]:
+    """Score the encoder beside its random initialisation and raw pixels, and keep it in the run."""
+    model = load(run_dir)
+    try:
+        scores = score_encoder(
+            model.encoder,
+            model.normalise,
+            splits.train,
+            splits.held_out,
+            transform=model.transform,
+            subject="trained",
+            baselines={"random initialisation": random_encoder(recipe)},
+            raw_pixels=True,
+            settings=Settings(k=recipe.probe.knn_k, seed=recipe.seed),
+            device=_device(recipe.train.device),
+        )
+    except DataError as error:
+        _log.warning("no scores: %s", error)
+        return ()
+    write_scores(run_dir / SCORES, scores)
+    return tuple(scores)
+
+
+def _report(run_dir: Path, splits: Splits) -> tuple[Path | None, tuple[str, ...]]:
+    """Write the report; without the extra it needs, say what to install instead."""
+    try:
+        return write_report(run_dir, train=splits.train, held_out=splits.held_out), ()
+    except MissingExtra as error:
+        _log.warning("no report: %s", error)
+        return None, (str(error),)
+
+
+def _device(wish: str) -> str:
+    if wish != "auto":
+        return wish
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _rank() -> int:
+    import os
+
+    return int(os.environ.get("RANK", "0"))
+
+
+def _rounded(value: object, digits: int) -> float | None:
+    return round(float(value), digits) if isinstance(value, int | float) else None

@@ -1,0 +1,1 @@
+"""The doctor; later ablation grids and comparisons of runs."""

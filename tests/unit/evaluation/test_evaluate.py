@@ -163,6 +163,7 @@ def test_raw_pixels_of_the_reference_subset(cifar):
     assert score.value == pytest.approx(0.394, abs=0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_linear_agrees_with_scikit_learn_on_real_images(cifar):
     """Within half a point, on colour means of CIFAR-10 tiles: correlated channels as features have them."""

@@ -1,5 +1,6 @@
 """The checkpoint format, strict loading, key maps, model directories and parity with published numbers."""
 
+from openjepa.hub.card import ModelCard
 from openjepa.hub.checkpoint import (
     Checkpoint,
     discard_after,
@@ -10,6 +11,7 @@ from openjepa.hub.checkpoint import (
     save_checkpoint,
 )
 from openjepa.hub.keymaps import KeyMap, key_map, list_maps, register_map
+from openjepa.hub.model_directory import LoadedModel, load_model, save_model, split_parts
 from openjepa.hub.official import IJEPA_OFFICIAL
 from openjepa.hub.strict import LoadError, LoadReport, load_strict, read_tensors
 
@@ -19,15 +21,20 @@ __all__ = [
     "KeyMap",
     "LoadError",
     "LoadReport",
+    "LoadedModel",
+    "ModelCard",
     "discard_after",
     "key_map",
     "list_checkpoints",
     "list_maps",
     "load_last",
+    "load_model",
     "load_strict",
     "prune",
     "read_checkpoint",
     "read_tensors",
     "register_map",
     "save_checkpoint",
+    "save_model",
+    "split_parts",
 ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from openjepa.config.schema import Recipe
 
 LICENCE = (
-    "These weights were made by the person who ran the training, and they are theirs: openjepa (Apache-2.0) claims no right "
-    "in them. What the training data allows still holds."
+    "These weights were made by the person who ran the training, and they are theirs: openjepa (Apache-2.0) claims no "
+    "right in them. What the training data allows still holds."
 )
 
 
@@ -17,8 +18,8 @@ LICENCE = (
 class ModelCard:
     """What a card says beside the recipe.
 
-    step: finished optimizer steps. samples: images seen. data: what it was trained on, in words; none: the recipe's source.
-    verdict: the health verdict in words. scores: name → share in 0..1 (``{"knn": 0.41}``). notes: further sentences.
+    step: finished optimizer steps. samples: images seen. data: what it was trained on, in words; none: the recipe's
+    source. verdict: the health verdict in words. scores: name → share in 0..1 (``{"knn": 0.41}``). notes: sentences.
     """
 
     step: int | None = None
@@ -46,17 +47,18 @@ def render_card(recipe: Recipe, card: ModelCard, files: Mapping[str, str], archi
         "",
         f"# {recipe.name}",
         "",
-        f"An image encoder pretrained with openjepa, system `{recipe.system}`, recipe `{recipe.name}` ({recipe.form}), seed {recipe.seed}.",
+        f"An image encoder pretrained with openjepa, system `{recipe.system}`, recipe `{recipe.name}` ({recipe.form}), "
+        f"seed {recipe.seed}.",
         "",
         "| | |",
         "|---|---|",
-        f"| encoder | {architecture['parameters']:,} parameters, width {architecture['embed_dim']}, depth {architecture['depth']}, "
-        f"{architecture['heads']} heads, patch {recipe.model.patch_size} px |",
+        f"| encoder | {architecture['parameters']:,} parameters, width {architecture['embed_dim']}, "
+        f"depth {architecture['depth']}, {architecture['heads']} heads, patch {recipe.model.patch_size} px |",
         f"| input | {recipe.data.channels} channels, {height} × {width} px (other sizes work) |",
         f"| data | {data} |",
         f"| trained | {trained or 'not recorded'} |",
         f"| health | {card.verdict or 'not judged'} |",
-        *(f"| {name} | {100 * value:.1f} % |" for name, value in card.scores.items()),
+        *(f"| {name} | {100 * value:.1f} % |" for name, value in card.scores.items() if math.isfinite(value)),
         "",
         *(f"{note}\n" for note in card.notes),
         "```python",

@@ -1,8 +1,8 @@
 """Run checkpoints: ``checkpoints/step-00001000/`` and ``checkpoints/last.json``.
 
 A checkpoint is a directory of safetensors and JSON files, without pickle, that exists whole or not at all
-(:mod:`openjepa.hub.atomic`). Its manifest holds checksums: a damaged checkpoint is never loaded, the reader goes back to the
-one before and says so.
+(:mod:`openjepa.hub.atomic`). Its manifest holds checksums: a damaged checkpoint is never loaded, the reader goes back
+to the one before and says so.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _log = logging.getLogger(__name__)
 class Checkpoint:
     """One checkpoint in memory (CPU).
 
-    step: finished optimizer steps. tensors: part → flat dict of tensors (``"model"``, ...). states: part → the tree that
-    was saved (``"optimizer"``, ``"loop"``, ...). recipe: what the run was told, where it was saved with it.
+    step: finished optimizer steps. tensors: part → flat dict of tensors (``"model"``, ...). states: part → the tree
+    that was saved (``"optimizer"``, ``"loop"``, ...). recipe: what the run was told, where it was saved with it.
     """
 
     path: Path
@@ -69,11 +69,11 @@ def save_checkpoint(
     keep: int | None = None,
     keep_every: int | None = None,
 ) -> Path:
-    """Write ``root/step-…``, point ``root/last.json`` at it, then forget old ones (:func:`prune`, when ``keep`` is given).
+    """Write ``root/step-…``, point ``root/last.json`` at it, then forget old ones (:func:`prune`, if ``keep`` is given).
 
-    tensors: part → flat dict (``{"model": method.state_dict()}``); tied tensors are stored once. states: part → any tree
-    of plain values and tensors (``{"optimizer": optimizer.state_dict(), "loop": {...}}``). A checkpoint of the same step
-    is replaced. A kill at any moment leaves the previous checkpoint valid.
+    tensors: part → flat dict (``{"model": method.state_dict()}``); tied tensors are stored once. states: part → any
+    tree of plain values and tensors (``{"optimizer": optimizer.state_dict(), "loop": {...}}``). A checkpoint of the
+    same step is replaced. A kill at any moment leaves the previous checkpoint valid.
 
     Raises:
         RunError: it cannot be written (full disk, permissions); the previous checkpoint stays.
@@ -175,7 +175,7 @@ def prune(root: str | Path, keep: int, keep_every: int | None = None) -> list[Pa
 
 
 def discard_after(root: str | Path, step: int) -> list[Path]:
-    """Remove every checkpoint newer than ``step`` (a run that was rolled back) and point ``last.json`` at what is left."""
+    """Remove every checkpoint newer than ``step`` (the run was rolled back), point ``last.json`` at what is left."""
     found = list_checkpoints(root)
     older = [path for path in found if (_step(path) or 0) <= step]
     if older:
@@ -187,7 +187,7 @@ def discard_after(root: str | Path, step: int) -> list[Path]:
 
 
 def read_recipe(path: Path) -> Recipe | None:
-    """The recipe stored as JSON in ``path``, None when there is no such file. Raises CheckpointError when it is not one."""
+    """The recipe stored as JSON in ``path``, None when there is no such file. Raises CheckpointError if it is none."""
     try:
         return Recipe.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

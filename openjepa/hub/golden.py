@@ -136,7 +136,7 @@ def register_check(family: str) -> Callable[[Check], Check]:
 
 
 def relative_error(ours: Tensor, reference: Tensor) -> float:
-    """Max |ours − reference| / max |reference|; 0 when both are zero, infinite when only the reference is; NaN stays."""
+    """Max |ours − reference| / max |reference|; 0 when both are zero, infinite when only the reference is."""
     if reference.numel() == 0:
         return 0.0
     difference, scale = float((ours - reference).abs().max()), float(reference.abs().max())

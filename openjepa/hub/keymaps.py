@@ -1,17 +1,18 @@
 """Key maps: declarative, two-way translations between the names in other people's weight files and ours.
 
-A map is a list of rules, applied in order to a flat dict of tensors; its inverse is the inverted rules in reverse order.
-Templates name parts of a key: ``{i:int}`` a number, ``{name}`` one dotted part, ``{key:rest}`` all that follows.
+A map strips prefixes and then offers each key to its rules in order: the first that matches takes it, keys no rule
+speaks of keep their name. The inverse inverts each rule, keeps their order (special ones first), and puts the prefixes
+back last. Templates name parts of a key: ``{i:int}`` a number, ``{name}`` one dotted part, ``{key:rest}`` all that follows.
 
->>> hf = KeyMap("demo", "", (Rename("layer.{i:int}.{key:rest}", "blocks.{i}.{key}"),))
->>> list(hf.apply({"layer.3.norm.weight": torch.ones(2)}).tensors)
+>>> demo = KeyMap("demo", "", (Rename("layer.{i:int}.{key:rest}", "blocks.{i}.{key}"),))
+>>> list(demo.apply({"layer.3.norm.weight": torch.ones(2)}).tensors)
 ['blocks.3.norm.weight']
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
@@ -30,20 +31,42 @@ class Dropped:
     reason: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Mapped:
-    """Tensors under their new names, and what was left out (by the name it had at that rule)."""
+    """Tensors under their new names, and what was left out, by our name for it where there is one."""
 
     tensors: dict[str, Tensor]
+    dropped: dict[str, Dropped]
+
+
+@dataclass
+class Work:
+    """A translation under way: keys no rule has taken yet, results, and values that dropped keys may be given back."""
+
+    pending: dict[str, Tensor]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    done: dict[str, Tensor] = field(default_factory=dict)
     dropped: dict[str, Dropped] = field(default_factory=dict)
-    extras: Mapping[str, Tensor] = field(default_factory=dict)  # values a reversed Drop may put back
+
+    def take(self, template: str) -> Iterator[tuple[str, dict[str, str], Tensor]]:
+        """Take every pending key that matches: key, fields, tensor."""
+        for key in list(self.pending):
+            fields = _match(template, key)
+            if fields is not None:
+                yield key, fields, self.pending.pop(key)
+
+    def put(self, key: str, tensor: Tensor, origin: str) -> None:
+        """Enter a result under a name that must be free."""
+        if key in self.done:
+            raise CheckpointError(f"'{origin}' and another key both become '{key}'")
+        self.done[key] = tensor
 
 
 class Rule(Protocol):
-    """One step of a map: changes ``state`` and knows its own inverse."""
+    """One line of a map."""
 
-    def apply(self, state: Mapped) -> None:
-        """Rewrite ``state.tensors``. Raises CheckpointError when a tensor cannot be translated."""
+    def apply(self, work: Work) -> None:
+        """Take matching keys and enter their results. Raises CheckpointError when a tensor cannot be translated."""
         ...
 
     def inverse(self) -> Rule:
@@ -52,30 +75,8 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True)
-class Prefix:
-    """For keys that start with ``under``: take ``remove`` away and put ``add`` there. Only at that place, never inside a key."""
-
-    remove: str = ""
-    add: str = ""
-    under: str = ""
-
-    def apply(self, state: Mapped) -> None:
-        """Keys without ``remove`` at that place keep their name when there is nothing to add."""
-        renamed: dict[str, Tensor] = {}
-        for key, tensor in state.tensors.items():
-            start = self.under + self.remove
-            new = self.under + self.add + key.removeprefix(start) if key.startswith(start) else key
-            _put(renamed, new, tensor, key)
-        state.tensors = renamed
-
-    def inverse(self) -> Prefix:
-        """Add what was removed."""
-        return Prefix(self.add, self.remove, self.under)
-
-
-@dataclass(frozen=True)
 class Rename:
-    """Keys that match template ``source`` become ``target``; others keep their name."""
+    """Keys that match template ``source`` become ``target``."""
 
     source: str
     target: str
@@ -83,13 +84,10 @@ class Rename:
     def __post_init__(self) -> None:
         _check_fields(self.source, self.target)
 
-    def apply(self, state: Mapped) -> None:
+    def apply(self, work: Work) -> None:
         """Rename every match."""
-        renamed: dict[str, Tensor] = {}
-        for key, tensor in state.tensors.items():
-            fields = _match(self.source, key)
-            _put(renamed, key if fields is None else _fill(self.target, fields), tensor, key)
-        state.tensors = renamed
+        for key, fields, tensor in work.take(self.source):
+            work.put(_fill(self.target, fields), tensor, key)
 
     def inverse(self) -> Rename:
         """The other way round; field kinds move to the new source."""
@@ -104,20 +102,20 @@ class Split:
     targets: tuple[str, ...]
     dim: int = 0
 
-    def apply(self, state: Mapped) -> None:
+    def __post_init__(self) -> None:
+        for target in self.targets:
+            _check_fields(self.source, target)
+
+    def apply(self, work: Work) -> None:
         """Split every match. Raises CheckpointError when the size is not a multiple of the parts."""
-        out: dict[str, Tensor] = {}
-        for key, tensor in state.tensors.items():
-            fields = _match(self.source, key)
-            if fields is None:
-                _put(out, key, tensor, key)
-                continue
-            if tensor.ndim <= self.dim or tensor.shape[self.dim] % len(self.targets):
-                shape = tuple(tensor.shape)
-                raise CheckpointError(f"'{key}' {shape} does not split into {len(self.targets)} along axis {self.dim}")
-            for target, part in zip(self.targets, tensor.chunk(len(self.targets), self.dim), strict=True):
-                _put(out, _fill(target, fields), part, key)
-        state.tensors = out
+        count = len(self.targets)
+        for key, fields, tensor in work.take(self.source):
+            if tensor.ndim <= self.dim or tensor.shape[self.dim] % count:
+                raise CheckpointError(
+                    f"'{key}' {tuple(tensor.shape)} does not split into {count} along axis {self.dim}"
+                )
+            for target, part in zip(self.targets, tensor.chunk(count, self.dim), strict=True):
+                work.put(_fill(target, fields), part, key)
 
     def inverse(self) -> Merge:
         """Concatenate the parts again."""
@@ -126,29 +124,27 @@ class Split:
 
 @dataclass(frozen=True)
 class Merge:
-    """Several tensors become one, concatenated along ``dim`` in the order of ``sources`` (query, key, value → ``qkv``)."""
+    """Several tensors become one, concatenated along ``dim`` in the order of ``sources`` (query, key, value → qkv)."""
 
     sources: tuple[str, ...]
     target: str
     dim: int = 0
 
-    def apply(self, state: Mapped) -> None:
+    def __post_init__(self) -> None:
+        for source in self.sources:
+            _check_fields(source, self.target)
+
+    def apply(self, work: Work) -> None:
         """Merge every complete set. Raises CheckpointError when a part of a set is missing."""
-        out: dict[str, Tensor] = {}
         sets: dict[str, dict[int, Tensor]] = {}
-        for key, tensor in state.tensors.items():
-            hits = [(place, _match(source, key)) for place, source in enumerate(self.sources)]
-            found = next(((place, fields) for place, fields in hits if fields is not None), None)
-            if found is None:
-                _put(out, key, tensor, key)
-            else:
-                sets.setdefault(_fill(self.target, found[1]), {})[found[0]] = tensor
+        for place, source in enumerate(self.sources):
+            for _, fields, tensor in work.take(source):
+                sets.setdefault(_fill(self.target, fields), {})[place] = tensor
         for name, parts in sets.items():
-            absent = [self.sources[i] for i in range(len(self.sources)) if i not in parts]
+            absent = [source for place, source in enumerate(self.sources) if place not in parts]
             if absent:
                 raise CheckpointError(f"'{name}' cannot be put together: no key like '{absent[0]}'")
-            _put(out, name, torch.cat([parts[i] for i in range(len(self.sources))], self.dim), name)
-        state.tensors = out
+            work.put(name, torch.cat([parts[place] for place in range(len(parts))], self.dim), name)
 
     def inverse(self) -> Split:
         """Split again."""
@@ -162,21 +158,15 @@ class Stack:
     source: str
     target: str
 
-    def apply(self, state: Mapped) -> None:
+    def apply(self, work: Work) -> None:
         """Stack 0, 1, 2, ... Raises CheckpointError when a number is missing."""
-        out: dict[str, Tensor] = {}
         sets: dict[str, dict[int, Tensor]] = {}
-        for key, tensor in state.tensors.items():
-            fields = _match(self.source, key)
-            if fields is None:
-                _put(out, key, tensor, key)
-            else:
-                sets.setdefault(_fill(self.target, fields), {})[int(fields["n"])] = tensor
+        for _, fields, tensor in work.take(self.source):
+            sets.setdefault(_fill(self.target, fields), {})[int(fields["n"])] = tensor
         for name, parts in sets.items():
             if sorted(parts) != list(range(len(parts))):
                 raise CheckpointError(f"'{name}' cannot be stacked: parts {sorted(parts)} are not 0..{len(parts) - 1}")
-            _put(out, name, torch.stack([parts[i] for i in range(len(parts))]), name)
-        state.tensors = out
+            work.put(name, torch.stack([parts[number] for number in range(len(parts))]), name)
 
     def inverse(self) -> Unstack:
         """One tensor per row again."""
@@ -190,17 +180,11 @@ class Unstack:
     source: str
     target: str
 
-    def apply(self, state: Mapped) -> None:
+    def apply(self, work: Work) -> None:
         """Unstack every match."""
-        out: dict[str, Tensor] = {}
-        for key, tensor in state.tensors.items():
-            fields = _match(self.source, key)
-            if fields is None:
-                _put(out, key, tensor, key)
-                continue
+        for key, fields, tensor in work.take(self.source):
             for row, part in enumerate(tensor):
-                _put(out, _fill(self.target, {**fields, "n": str(row)}), part, key)
-        state.tensors = out
+                work.put(_fill(self.target, {**fields, "n": str(row)}), part, key)
 
     def inverse(self) -> Stack:
         """Stack again."""
@@ -209,46 +193,72 @@ class Unstack:
 
 @dataclass(frozen=True)
 class Drop:
-    """Keys that match ``pattern`` are left out, for a reason that is recorded."""
+    """Keys that match ``source`` are left out, for a ``reason`` that is recorded; ``ours`` is our name for them."""
 
-    pattern: str
+    source: str
     reason: str
+    ours: str | None = None
 
-    def apply(self, state: Mapped) -> None:
-        """Move matches from the tensors to ``dropped``."""
-        for key in [key for key in state.tensors if _match(self.pattern, key) is not None]:
-            state.dropped[key] = Dropped(state.tensors.pop(key), self.reason)
+    def apply(self, work: Work) -> None:
+        """Move matches to what was dropped."""
+        for key, fields, tensor in work.take(self.source):
+            work.dropped[_fill(self.ours or key, fields)] = Dropped(tensor, self.reason)
 
     def inverse(self) -> Restore:
         """Put back what the caller hands in."""
-        return Restore(self.pattern, self.reason)
+        ours = self.source if self.ours is None else _with_kinds(self.ours, self.source)
+        return Restore(ours, _plain(self.source), self)
 
 
 @dataclass(frozen=True)
 class Restore:
-    """The inverse of :class:`Drop`: puts back those ``extras`` of :meth:`KeyMap.apply` that match ``pattern``."""
+    """Inverse of :class:`Drop`: those ``extras`` of :meth:`KeyMap.apply` that match ``source`` become ``target``."""
 
-    pattern: str
-    reason: str
+    source: str
+    target: str
+    undoes: Drop
 
-    def apply(self, state: Mapped) -> None:
+    def apply(self, work: Work) -> None:
         """Insert matching extras."""
-        for key, tensor in state.extras.items():
-            if _match(self.pattern, key) is not None:
-                _put(state.tensors, key, tensor, key)
+        for key, tensor in work.extras.items():
+            fields = _match(self.source, key)
+            if fields is not None:
+                work.put(_fill(self.target, fields), tensor, key)
 
     def inverse(self) -> Drop:
         """Leave it out again."""
-        return Drop(self.pattern, self.reason)
+        return self.undoes
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """For keys that start with ``under``, ``prefix`` right behind it is stripped; never inside a key."""
+
+    prefix: str
+    under: str = ""
+
+    def strip(self, key: str) -> str:
+        """The key without the prefix; keys that do not have it stay as they are."""
+        start = self.under + self.prefix
+        return self.under + key.removeprefix(start) if key.startswith(start) else key
+
+    def add(self, key: str) -> str:
+        """The key with the prefix."""
+        return self.under + self.prefix + key.removeprefix(self.under) if key.startswith(self.under) else key
 
 
 @dataclass(frozen=True)
 class KeyMap:
-    """A named translation. ``apply`` reads a foreign file's names; ``inverse().apply`` writes them."""
+    """A named translation. ``apply`` reads a foreign file's names; ``inverse().apply`` writes them.
+
+    rules: tried in order for each key. prefixes: stripped before the rules (``adds``: put back after them).
+    """
 
     name: str
     description: str
     rules: tuple[Rule, ...]
+    prefixes: tuple[Prefix, ...] = ()
+    adds: bool = False
 
     def apply(self, tensors: Mapping[str, Tensor], extras: Mapping[str, Tensor] | None = None) -> Mapped:
         """Translate all keys; keys no rule speaks of keep their name (the strict loader then reports them).
@@ -258,17 +268,30 @@ class KeyMap:
         Raises:
             CheckpointError: two keys get one name, or a tensor cannot be split, merged or stacked.
         """
-        state = Mapped(dict(tensors), {}, extras or {})
-        for rule in self.rules:
-            try:
-                rule.apply(state)
-            except CheckpointError as error:
-                raise CheckpointError(f"key map '{self.name}': {error}") from error
-        return state
+        try:
+            work = Work(dict(tensors) if self.adds else _rekey(tensors, self._strip), extras or {})
+            for rule in self.rules:
+                rule.apply(work)
+            for key, tensor in work.pending.items():
+                work.put(key, tensor, key)
+            return Mapped(_rekey(work.done, self._add) if self.adds else work.done, work.dropped)
+        except CheckpointError as error:
+            raise CheckpointError(f"key map '{self.name}': {error}") from error
 
     def inverse(self) -> KeyMap:
-        """The map from our names to theirs."""
-        return KeyMap(f"{self.name} (inverse)", self.description, tuple(r.inverse() for r in reversed(self.rules)))
+        """The map from our names to theirs (or back)."""
+        name = self.name.removesuffix(" (inverse)") + ("" if self.adds else " (inverse)")
+        return KeyMap(name, self.description, tuple(r.inverse() for r in self.rules), self.prefixes, not self.adds)
+
+    def _strip(self, key: str) -> str:
+        for prefix in self.prefixes:
+            key = prefix.strip(key)
+        return key
+
+    def _add(self, key: str) -> str:
+        for prefix in reversed(self.prefixes):
+            key = prefix.add(key)
+        return key
 
 
 _MAPS: dict[str, KeyMap] = {}
@@ -331,8 +354,9 @@ def _check_fields(source: str, target: str) -> None:
     assert mine == theirs, f"'{source}' and '{target}' name different fields: not invertible"
 
 
-def _put(out: dict[str, Tensor], key: str, tensor: Tensor, origin: str) -> None:
-    """Insert under a name that must be free."""
-    if key in out:
-        raise CheckpointError(f"'{origin}' and another key both become '{key}'")
-    out[key] = tensor
+def _rekey(tensors: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """Rename every key; no two may become one."""
+    work = Work({})
+    for key, tensor in tensors.items():
+        work.put(rename(key), tensor, key)
+    return work.done

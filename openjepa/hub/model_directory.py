@@ -1,4 +1,4 @@
-"""``model/``: what a run leaves for others. Weights as safetensors, the recipe as JSON, a model card; and reading it back.
+"""``model/``: what a run leaves for others: weights as safetensors, recipe as JSON, a card. Written and read here.
 
 ``model.safetensors`` is the target encoder, the network that is judged and deployed; ``predictor.safetensors`` and
 ``online.safetensors`` lie beside it, so that a model directory is enough to predict, look inside and train on.
@@ -51,8 +51,8 @@ class LoadedModel:
     """A model read from disk, in evaluation mode on the CPU.
 
     encoder: the one asked for by ``which``. target, online, predictor: where the source has them. config: the recipe it
-    was made with. source: the directory it was read from. step: finished optimizer steps, where recorded. info: the rest
-    of ``config.json`` (``card``, ``architecture``); empty for a checkpoint.
+    was made with. source: the directory it was read from. step: finished optimizer steps, where recorded. info: the
+    rest of ``config.json`` (``card``, ``architecture``); empty for a checkpoint.
     """
 
     encoder: VisionTransformer

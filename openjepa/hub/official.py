@@ -12,16 +12,14 @@ IJEPA_OFFICIAL = register_map(
         "ijepa-official",
         "published I-JEPA files: encoder, predictor, target_encoder, each with the prefix 'module.'",
         (
-            Prefix(remove="module.", under="encoder."),
-            Prefix(remove="module.", under="predictor."),
-            Prefix(remove="module.", under="target_encoder."),
-            Rename("encoder.{key:rest}", "online.{key}"),
-            Rename("target_encoder.{key:rest}", "target.{key}"),
-            Drop("online.pos_embed", _POSITIONS),
-            Drop("target.pos_embed", _POSITIONS),
+            Drop("encoder.pos_embed", _POSITIONS, ours="online.pos_embed"),
+            Drop("target_encoder.pos_embed", _POSITIONS, ours="target.pos_embed"),
             Drop("predictor.predictor_pos_embed", _POSITIONS),
             Drop("opt.{key:rest}", _RUN_STATE),
             Drop("scaler.{key:rest}", _RUN_STATE),
+            Rename("encoder.{key:rest}", "online.{key}"),
+            Rename("target_encoder.{key:rest}", "target.{key}"),
         ),
+        prefixes=tuple(Prefix("module.", under=f"{part}.") for part in ("encoder", "predictor", "target_encoder")),
     )
 )

@@ -1,7 +1,7 @@
 """``python -m openjepa.hub.parity DIR…``: check our code against golden directories (DESIGN §3).
 
-For every tensor of ``io.safetensors`` that is an output, gradient or trained weight, prints the largest error relative to
-the largest absolute value of the reference. Exit status: 0 all within 1e-5 and every tensor checked; 1 not so; 2 a
+For every tensor of ``io.safetensors`` that is an output, gradient or trained weight, prints the largest error relative
+to the largest absolute value of the reference. Exit status: 0 all within 1e-5 and every tensor checked; 1 not so; 2 a
 directory is malformed or of an unknown family (one line says what).
 """
 

@@ -1,7 +1,7 @@
 """Parity of I-JEPA: features, predictions, loss, gradients and a few training steps against the published program.
 
-Everything compared is computed by the code a run uses: the method, its loss and EMA, the parameter groups, AdamW and the
-schedules. This file only reads masks and says which result is which.
+Everything compared is computed by the code a run uses: the method, its loss and EMA, the parameter groups, AdamW and
+the schedules. This file only reads masks and says which result is which.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def _ids(golden: Golden, name: str, batch: int, tokens: int) -> Ids:
     good = index.dtype == torch.int64 and index.ndim == 2 and len(index) == batch and index.numel() > 0
     if not good or int(index.min()) < 0 or int(index.max()) >= tokens:
         raise CheckpointError(
-            f"'{golden.path}' is malformed: {name} {tuple(index.shape)} {index.dtype} is not (B, K) of ids below {tokens}"
+            f"'{golden.path}' is malformed: {name} {tuple(index.shape)} {index.dtype} is not (B, K) ids below {tokens}"
         )
     return Ids(index)
 

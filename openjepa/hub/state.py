@@ -17,9 +17,10 @@ _TAG = "__"  # a JSON object with one key that starts with this stands for somet
 
 
 def pack_state(tree: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Split ``tree`` (dicts with str, int, float or bool keys, lists, tuples, scalars, None, tensors) into JSON and tensors.
+    """Split a tree into JSON and tensors.
 
-    Tensors are named by their path in the tree (``state.0.exp_avg``). Tuples, integer keys, infinities and NaN survive.
+    tree: dicts with str, int, float or bool keys, lists, tuples, scalars, None, tensors. Tensors are named by their
+    path in the tree (``state.0.exp_avg``). Tuples, integer keys, infinities and NaN survive.
 
     Raises:
         CheckpointError: a value that is none of these, named by its path.

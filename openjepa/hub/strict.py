@@ -1,4 +1,4 @@
-"""The strict loader: every key and shape matches, or the caller has named what may differ, or nothing is loaded at all."""
+"""The strict loader: every key and shape matches, or the caller has named what may differ, or nothing is loaded."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -137,7 +138,11 @@ def read_tensors(path: str | Path, section: str | None = None) -> dict[str, Tens
 
 
 def read_raw(path: str | Path) -> dict[Any, Any]:
-    """Read a weight file as it is: a flat dict of tensors (safetensors) or the pickled dict. Errors: :func:`read_tensors`."""
+    """Read a weight file as it is: a flat dict of tensors (safetensors), or the pickled dict.
+
+    Raises:
+        CheckpointError: as :func:`read_tensors`.
+    """
     path = Path(path)
     head = _read_head(path)
     if _looks_like_safetensors(path, head):
@@ -146,7 +151,8 @@ def read_raw(path: str | Path) -> dict[Any, Any]:
     if zipped and not zipfile.is_zipfile(path):
         raise CheckpointError(f"'{path}' is truncated: its table of contents at the end is missing")
     try:
-        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True if zipped else None)
+        with warnings.catch_warnings(action="ignore"):  # torch's remarks on pickle protocols; what matters is raised
+            raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True if zipped else None)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:

@@ -214,8 +214,8 @@ def make_golden(path: Path, contexts: int = 1, targets: int = 3, seed: int = 0) 
             for name, slow in parts["target_encoder"].items():
                 slow.mul_(lists["ema"][-1]).add_(parts["encoder"][name], alpha=1 - lists["ema"][-1])
     io |= {f"final.{part}.{key}": value.detach().clone() for part in parts for key, value in parts[part].items()}
-    # A key bias shifts all scores of a query alike, so its gradient is 0 but for rounding, which Adam divides by itself:
-    # two correct programs differ there. The published layout has no trained predictor, where it shows.
+    # A key bias shifts all scores of a query alike, so its gradient is 0 but for rounding, which Adam divides by
+    # itself: two correct programs differ there. The published layout has no trained predictor, where it shows.
     io = {name: value for name, value in io.items() if not (name.startswith("final.predictor") and "qkv.bias" in name)}
     save_file({name: value.contiguous() for name, value in io.items()}, path / "io.safetensors")
     meta = {

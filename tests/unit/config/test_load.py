@@ -19,6 +19,7 @@ from openjepa.config import (
     load_recipe,
 )
 from openjepa.config.duration import Duration
+from openjepa.config.text import parse_yaml
 from openjepa.errors import ConfigError
 
 
@@ -70,7 +71,7 @@ def test_override_values_are_yaml() -> None:
             "train.length=40 epochs", "optim.warmup=10%", "data.augment.crop_scale=[.2, 1]", "model.drop_path=1e-1",
             "optim.final_weight_decay=none", "data.cache=none", "data.source=a=b c", "train.batch-size=7",
             "data.mean=[0, 0, 0]", "optim.decay_mask_tokens=false", "train.micro_batch=auto",
-            "objective.regularisers=[{kind: sigreg, weight: 2, on: tokens}]", "objective.regularisers.0.weight=.25",
+            "objective.regularisers=[{kind: vicreg, weight: 2, covariance: 1}]", "objective.regularisers.0.weight=.25",
         ],
     )  # fmt: skip
     assert recipe.train.length == Duration(40, "epochs")
@@ -82,7 +83,7 @@ def test_override_values_are_yaml() -> None:
     assert recipe.data.source == "a=b c"
     assert recipe.train.batch_size == 7
     assert recipe.optim.decay_mask_tokens is False
-    assert (recipe.objective.regularisers[0].weight, recipe.objective.regularisers[0].on) == (0.25, "tokens")
+    assert (recipe.objective.regularisers[0].weight, recipe.objective.regularisers[0].covariance) == (0.25, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +108,11 @@ def test_apply_overrides_leaves_its_input_alone() -> None:
 
 
 def test_words_yaml_1_1_would_change_stay_words(tmp_path: Path) -> None:
-    text = "name: no\nobjective:\n  regularisers:\n  - {kind: variance, on: tokens}\noptim: {lr: 1e-3, clip: 1E+1}\n"
-    recipe = load_recipe(write(tmp_path / "r.yaml", text))
-    assert recipe.name == "no"
-    assert recipe.objective.regularisers[0].on == "tokens"
-    assert (recipe.optim.lr, recipe.optim.clip) == (1e-3, 10.0)
+    recipe = load_recipe(write(tmp_path / "r.yaml", "name: no\noptim: {lr: 1e-3, clip: 1E+1}\n"))
+    assert (recipe.name, recipe.optim.lr, recipe.optim.clip) == ("no", 1e-3, 10.0)
+    assert parse_yaml("{on: off, y: 1:30, x: 0o7, d: 2024-01-01}", "x") == {
+        "on": "off", "y": "1:30", "x": "0o7", "d": "2024-01-01",
+    }  # fmt: skip
 
 
 def test_an_empty_section_means_its_defaults(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ masks = st.one_of(
 )
 regularisers = st.fixed_dictionaries(
     {"kind": st.sampled_from(["vicreg", "variance", "sigreg"])},
-    optional={"weight": shares, "on": st.sampled_from(["pooled", "tokens"])},
+    optional={"weight": shares, "covariance": shares},
 )
 recipes = st.fixed_dictionaries(
     {"name": texts | words, "mask": masks},

@@ -18,7 +18,6 @@ from openjepa.errors import ConfigError
 from openjepa.masking.blocks import (
     Cells,
     Pair,
-    block_cells,
     block_ids,
     block_size,
     cells_to_ids,
@@ -130,7 +129,7 @@ class MultiblockMasker:
         block = corners(drawn[:, 0], corner_counts(sizes.context, self.grid, borders))
         hidden = covered(target, sizes.target, self.grid)
         kept_out = hidden if excluded == targets else covered(target[:, :excluded], sizes.target, self.grid)
-        return Layout(target, hidden, block_cells(block, sizes.context, self.grid) & ~kept_out)
+        return Layout(target, hidden, covered(block[:, None], sizes.context, self.grid) & ~kept_out)
 
     def _positions(self, places: Integers, epoch: int, attempt: int) -> Floats:
         """Uniforms ``(B, 1 + T, 2)``: a pure function of (seed, epoch, place, attempt)."""

@@ -113,10 +113,9 @@ def frame(image: Image, colour: Colour, width: int, *, corner: bool = False) -> 
     framed = np.full((height + 2 * width, length + 2 * width, 3), colour, dtype=np.uint8)
     framed[width:-width, width:-width] = image
     if corner:
-        size = max(4, min(height, length) // 5)
-        rows, cols = np.mgrid[: size + width, : size + width]
-        block = framed[: size + width, -(size + width) :]
-        block[cols >= rows] = colour
+        rows, cols = np.mgrid[:height, :length]
+        inner = framed[width:-width, width:-width]
+        inner[rows + (length - 1 - cols) < max(4, min(height, length) // 5)] = colour
     return framed
 
 

@@ -10,22 +10,11 @@ import torch
 from torch import Tensor
 
 from openjepa.config.schema import Recipe
-from openjepa.data import Normalise, Source, holdout, open_source
-from openjepa.errors import DataError
+from openjepa.data import Normalise, Source
+from openjepa.data.splits import Splits, open_splits
 from openjepa.models import build_encoder
 from openjepa.types import Encoder
 from openjepa.visualize import canvas, maps, masks, neighbours, samples
-
-HELD_SHARE = 0.1  # the probes' held-out tenth
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Training and held-out data, and in words where the held-out images come from."""
-
-    train: Source
-    held_out: Source
-    origin: str
 
 
 @dataclass(frozen=True)
@@ -38,31 +27,19 @@ class Tile:
 
 
 def find_splits(recipe: Recipe, data: str | None, train: Source | None, held_out: Source | None) -> Splits:
-    """The run's data: what the caller handed in, else ``data`` or the recipe's source opened again.
-
-    Held-out images are, in this order: the caller's; ``probe.val``; other seeds of the built-in scenes; the tenth that
-    ``openjepa.data.holdout`` sets apart with the recipe's seed, as the probes do.
+    """The run's data: what the caller handed in, else ``data`` or the recipe's source opened again as the run did.
 
     Raises:
         DataError: the run's recipe names no data, or it is not there any more.
     """
     if train is not None and held_out is not None:
         return Splits(train, held_out, f"{held_out.name}, given with the report")
-    name = data or recipe.data.source
-    if name is None:
-        raise DataError("the run's config names no data: give it with data=…")
-    options: dict[str, Any] = {"channels": recipe.data.channels}
-    if name == "scenes":
-        options |= {"count": recipe.data.scenes_count, "seed": recipe.seed}
-    source = train if train is not None else open_source(name, **options)
+    if data is not None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": data})})
+    found = open_splits(recipe)
     if held_out is not None:
-        return Splits(source, held_out, f"{held_out.name}, given with the report")
-    if recipe.probe.val is not None:
-        return Splits(source, open_source(recipe.probe.val, channels=recipe.data.channels), str(recipe.probe.val))
-    if name == "scenes":
-        return Splits(source, open_source(name, split="val", **options), "scenes drawn with other seeds")
-    rest, tenth = holdout(source, HELD_SHARE, recipe.seed)
-    return Splits(rest, tenth, f"a tenth of {source.name} set apart for judging")
+        return Splits(train or found.train, held_out, f"{held_out.name}, given with the report")
+    return Splits(train or found.train, found.held_out, found.origin)
 
 
 def mask_tiles(recipe: Recipe, source: Source, count: int = 6) -> list[dict[str, Any]]:

@@ -209,7 +209,7 @@ def run_summary(info: RunInfo) -> dict[str, Any]:
         "rankme": _rounded(health.get("rankme"), 1),
         **{name: None if value is None else f"{100 * value:.1f} %" for name, value in score.items()},
         "verdict": info.verdict,
-        "unreadable_files": len(info.bad),
+        "unreadable_files": _bad_count(info.path),
         "report": str(info.path / "report.html") if (info.path / "report.html").is_file() else None,
     }
 
@@ -335,6 +335,12 @@ def _rank() -> int:
     import os
 
     return int(os.environ.get("RANK", "0"))
+
+
+def _bad_count(path: Path) -> int:
+    """How many files the run at ``path`` could not read."""
+    listed = path / "bad_files.json"
+    return len(json.loads(listed.read_text(encoding="utf-8"))) if listed.is_file() else 0
 
 
 def _rounded(value: object, digits: int) -> float | None:

@@ -164,8 +164,8 @@ class TargetConfig(Part):
     )
     transform: Literal["layer_norm", "centred", "none"] = Field(
         "layer_norm",
-        description="target features: affine-free layer norm; 'centred' also subtracts the batch mean at each position, "
-        "so that position alone predicts nothing; or as they are",
+        description="target features: affine-free layer norm; 'centred' also subtracts the batch mean at each position "
+        "and rescales channels, so that position alone predicts nothing; or as they are",
     )
 
 

@@ -32,7 +32,8 @@ CONFIG, ENVIRONMENT, LOG, METRICS, CHECKPOINTS, MODEL = (
     "model",
 )
 # What --overwrite may delete, and nothing else: a folder may hold other things than a run.
-OURS = (CONFIG, ENVIRONMENT, LOG, METRICS, CHECKPOINTS, MODEL, "tensorboard", "report.html")
+BAD_FILES = "bad_files.json"
+OURS = (CONFIG, ENVIRONMENT, LOG, METRICS, CHECKPOINTS, MODEL, BAD_FILES, "tensorboard", "scores.json", "report.html")
 
 # A resumed run must be the same experiment. Under these keys it may differ: they change no number, or (machine) only in
 # the last digits, or (length) say so in a sentence.
@@ -49,7 +50,7 @@ class RunInfo:
 
     status: ``running``, ``finished``, ``stopped`` (can be resumed) or ``empty`` (killed before its first step).
     step, total: finished steps by the newest row or checkpoint, and the planned length. row: the newest row of
-    metrics. verdict: its health in words. bad: unreadable files by name.
+    metrics. verdict: its health in words.
     """
 
     path: Path

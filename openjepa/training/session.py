@@ -14,6 +14,7 @@ from torch import nn
 
 from openjepa.data import Normalise
 from openjepa.errors import TrainingError
+from openjepa.hub.atomic import write_file
 from openjepa.hub.card import ModelCard
 from openjepa.hub.checkpoint import discard_after, list_checkpoints, load_last, save_checkpoint
 from openjepa.hub.model_directory import save_model, split_parts
@@ -22,7 +23,7 @@ from openjepa.training.feed import Micro, Work
 from openjepa.training.health import DEFAULT, Verdict, collapsed_for, judge
 from openjepa.training.metrics import Metrics
 from openjepa.training.progress import clock_time, describe_row
-from openjepa.training.run import CHECKPOINTS, MODEL
+from openjepa.training.run import BAD_FILES, CHECKPOINTS, MODEL
 from openjepa.training.signals import StopSignals
 from openjepa.training.state import gather_model, gather_optimizer, generators, seed_step, spread_model
 from openjepa.training.timing import Clock
@@ -277,6 +278,8 @@ class Session:
                 keep_every=self.plan.keep_every or None,
             )
         )
+        if state.bad:
+            self.engine.world.on_first(lambda: write_file(self.out / BAD_FILES, dict(state.bad)))
         self._saved_at = state.step
         self.reporter.say(f"saved step {state.step}", "checkpoint", {"step": state.step})
 

@@ -31,8 +31,9 @@ def _npy_shape(data: bytes) -> tuple[int, ...]:
     shape, _, dtype = read(stream)
     if dtype.hasobject:
         raise ValueError("holds Python objects, which are never loaded: store a plain array")
-    if math.prod(shape) * dtype.itemsize > len(data):
-        raise ValueError(f"is truncated: its header says {shape} {dtype}, the file holds {len(data)} bytes")
+    held, wanted = len(data) - stream.tell(), math.prod(shape) * dtype.itemsize
+    if held < wanted:
+        raise ValueError(f"is truncated: its header says {shape} {dtype}, {wanted} bytes, and it holds {held}")
     return shape
 
 

@@ -69,7 +69,10 @@ def cover(image: Tensor, size: tuple[int, int], inner: tuple[int, int], mode: st
     scale = max(size[0] / height, size[1] / width)
     image = _centre(image, (math.ceil(_LONGEST * size[0] / scale), math.ceil(_LONGEST * size[1] / scale)))
     height, width = image.shape[1:]
-    target = max(round(height * scale), size[0]), max(round(width * scale), size[1])
+    if size[0] * width >= size[1] * height:  # the long side rounds down, as in torchvision's Resize
+        target = size[0], max(size[0] * width // height, size[1])
+    else:
+        target = max(size[1] * height // width, size[0]), size[1]
     return _centre(_resize(image, target, mode), inner)
 
 

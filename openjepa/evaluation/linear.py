@@ -17,7 +17,7 @@ from openjepa.features import Features
 log = logging.getLogger(__name__)
 
 # Per-sample penalties λ from strong to weak; scikit-learn's C is 1/(λ·N).
-PENALTIES = tuple(10.0**exponent for exponent in range(1, -8, -1))
+PENALTIES = tuple(10.0**exponent for exponent in range(1, -11, -1))
 CHOICE_TOLERANCE = 1e-4  # accuracies settle long before the weights do; the final fit goes to 1e-6
 HELD_OUT = 0.2
 PATIENCE = 2  # stop weakening the penalty after this many worse steps in a row: the weakest fits are the slowest
@@ -43,7 +43,9 @@ def linear(
     """Accuracy of multinomial logistic regression, fit on ``train`` and scored once on ``val``.
 
     Channels are standardised by ``train``; the penalty is on weights, not on biases; float64 to a gradient of 1e-6;
-    nothing is random but the held-out draw. Equals scikit-learn's ``LogisticRegression`` at the same C.
+    nothing is random but the held-out draw. Equals scikit-learn's ``LogisticRegression`` at the same C when that is run
+    to convergence. At its defaults (C = 1, stopped after 100 steps) it is not, and flatters nobody evenly: a random ViT on
+    the reference CIFAR-10 subset gets 34.0 % there, 40.1 % at C = 1 converged, and 44.8 % with the penalty chosen here.
 
     Args:
         train, val: pooled features with labels; classes are matched by name.

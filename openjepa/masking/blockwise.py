@@ -12,7 +12,7 @@ from torch import Tensor
 
 from openjepa.config.schema import BlockMask
 from openjepa.errors import ConfigError
-from openjepa.masking.blocks import Cells, block_cells, corners, first_cells, random_cells
+from openjepa.masking.blocks import Cells, block_cells, corners, first_cells, lowest_cells
 from openjepa.masking.checks import check_grid
 from openjepa.masking.draws import Floats, Integers, Purpose, key, ranks, uniforms
 from openjepa.masking.random_patches import split
@@ -80,7 +80,6 @@ class BlockwiseMasker:
         rows = np.flatnonzero(hidden.sum(axis=1) < self.hidden_count)
         if len(rows):
             words = ranks(key(self.seed, Purpose.PERMUTATION, epoch, places[rows]), hidden.shape[1])
-            words = np.where(hidden[rows], -1, words)  # what is hidden stays hidden, and comes first
-            words = np.where(hidden[rows], words - np.arange(hidden.shape[1]), words)  # distinct words again
-            hidden[rows] = random_cells(np.ones_like(hidden[rows]), self.hidden_count, words)
+            words = np.where(hidden[rows], -1 - words, words)  # what is hidden comes first, and so stays hidden
+            hidden[rows] = lowest_cells(np.ones_like(hidden[rows]), self.hidden_count, words)
         return hidden

@@ -32,10 +32,13 @@ class Purpose(IntEnum):
 
 
 def _mix(x: UInts) -> UInts:
-    """The splitmix64 finaliser: a bijection of 64-bit words in which every input bit moves every output bit."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    """The splitmix64 finaliser, in place: a bijection of words in which every input bit moves every output bit."""
+    high = np.empty_like(x)  # the only temporary: these arrays are large, and fresh memory is what costs
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x ^= np.right_shift(x, np.uint64(shift), out=high)
+        x *= np.uint64(factor)
+    x ^= np.right_shift(x, np.uint64(31), out=high)
+    return x
 
 
 def key(*counters: int | npt.ArrayLike) -> UInts:
@@ -54,7 +57,7 @@ def key(*counters: int | npt.ArrayLike) -> UInts:
 def bits(keys: UInts, count: int) -> UInts:
     """``count`` 64-bit words per key, shape ``keys.shape + (count,)``: the splitmix64 stream that starts at the key."""
     with np.errstate(over="ignore"):
-        return _mix(keys[..., None] + _STEP * np.arange(1, count + 1, dtype=np.uint64))
+        return _mix(np.asarray(keys[..., None] + _STEP * np.arange(1, count + 1, dtype=np.uint64)))
 
 
 def uniforms(keys: UInts, count: int) -> Floats:
@@ -73,5 +76,8 @@ def ranks(keys: UInts, count: int) -> Integers:
     The low bits hold the position itself, so that two words are never equal and a cut by value is exact.
     """
     width = max(count - 1, 1).bit_length()
-    words = (bits(keys, count) >> np.uint64(width + 1)) << np.uint64(width)
-    return (words | np.arange(count, dtype=np.uint64)).view(np.int64)  # top bit clear: signed comparison is safe
+    words = bits(keys, count)
+    words >>= np.uint64(width + 1)
+    words <<= np.uint64(width)
+    words |= np.arange(count, dtype=np.uint64)
+    return words.view(np.int64)  # the top bit is clear: signed comparison is safe

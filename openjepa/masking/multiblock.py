@@ -28,7 +28,7 @@ from openjepa.masking.blocks import (
     random_cells,
 )
 from openjepa.masking.checks import check_grid, check_share
-from openjepa.masking.draws import Floats, Integers, Purpose, key, ranks, uniforms
+from openjepa.masking.draws import Floats, Integers, Purpose, key, uniforms
 from openjepa.types import Ids, MaskGroup
 
 ATTEMPTS = 20  # published: redraws before one target less is kept out of the context
@@ -71,9 +71,9 @@ class MultiblockMasker:
         ids = block_ids(layout.corners.swapaxes(0, 1), sizes.target, self.grid[1])  # (T, B, K)
         targets = [Ids(block) for block in torch.from_numpy(ids)]
         context, stats = self._context(layout.context.reshape(len(order), -1), order, epoch)
-        stats["target_share"] = float(layout.hidden.mean())
+        stats["target_share"] = np.count_nonzero(layout.hidden) / layout.hidden.size
         if not self.mask.overlap:
-            relaxed = (layout.context & layout.hidden).any(axis=(1, 2))
+            relaxed = (layout.context & layout.hidden).reshape(len(order), -1).any(axis=1)
             stats["relaxed_share"] = float(relaxed.mean())
         pairs = [(0, target) for target in range(len(targets))]
         return MaskGroup([context], targets, pairs, self.grid, stats=stats)
@@ -116,7 +116,7 @@ class MultiblockMasker:
 
     def _too_small(self, layout: Layout) -> Cells:
         """``(B,)``: samples whose context keeps min_keep tokens or fewer."""
-        return layout.context.sum(axis=(1, 2)) <= self.mask.min_keep
+        return np.count_nonzero(layout.context, axis=(1, 2)) <= self.mask.min_keep
 
     def _draw(self, places: Integers, epoch: int, attempt: int, sizes: Sizes, excluded: int) -> Layout:
         """One attempt; the first ``excluded`` targets are kept out of the context."""
@@ -142,8 +142,7 @@ class MultiblockMasker:
         shortest = int(drawn.min())
         mode = self.mask.context_mode
         if mode == "subset":
-            words = ranks(key(self.seed, Purpose.CUT, epoch, places), cells.shape[1])
-            cells = random_cells(cells, shortest, words)
+            cells = random_cells(cells, shortest, key(self.seed, Purpose.CUT, epoch, places))
         elif mode == "release":
             cells = first_cells(cells, shortest)
         kept = float(drawn.sum()) if mode == "padded" else float(shortest * len(cells))

@@ -9,7 +9,7 @@ from openjepa.config.schema import RandomMask
 from openjepa.errors import ConfigError
 from openjepa.masking.blocks import Cells, cells_to_ids, random_cells
 from openjepa.masking.checks import check_grid, check_share
-from openjepa.masking.draws import Purpose, key, ranks, uniforms
+from openjepa.masking.draws import Purpose, key, uniforms
 from openjepa.types import MaskGroup
 
 
@@ -42,7 +42,6 @@ class RandomMasker:
     def __call__(self, places: Tensor, *, epoch: int, step: int) -> MaskGroup:
         """Masks of the global batch whose samples have ``places`` (B,) int64 in ``epoch``; one context, one target."""
         order = places.cpu().numpy().astype(np.int64)
-        tokens = self.grid[0] * self.grid[1]
-        words = ranks(key(self.seed, Purpose.PERMUTATION, epoch, order), tokens)
-        hidden = random_cells(np.ones(words.shape, dtype=np.bool_), self.hidden_count(epoch, step), words)
+        cells = np.ones((len(order), self.grid[0] * self.grid[1]), dtype=np.bool_)
+        hidden = random_cells(cells, self.hidden_count(epoch, step), key(self.seed, Purpose.PERMUTATION, epoch, order))
         return split(hidden, self.grid)

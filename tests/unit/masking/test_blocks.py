@@ -16,7 +16,7 @@ from openjepa.masking.blocks import (
     first_cells,
     random_cells,
 )
-from openjepa.masking.draws import key, ranks
+from openjepa.masking.draws import key
 
 GRIDS = st.tuples(st.integers(3, 32), st.integers(3, 32))
 UNIT = st.floats(0, 1, exclude_max=True)
@@ -122,7 +122,7 @@ def test_padded_ids_are_the_true_cells_of_each_row(cells):
 def test_cuts_keep_exactly_the_count_asked_for(cells, seed):
     count = int(cells.sum(axis=1).min())
     first = first_cells(cells, count)
-    drawn = random_cells(cells, count, ranks(key(seed, np.arange(len(cells))), cells.shape[1]))
+    drawn = random_cells(cells, count, key(seed, np.arange(len(cells))))
     for row, head, some in zip(cells, first, drawn, strict=True):
         assert np.flatnonzero(head).tolist() == np.flatnonzero(row)[:count].tolist()
         assert some.sum() == count
@@ -132,6 +132,6 @@ def test_cuts_keep_exactly_the_count_asked_for(cells, seed):
 def test_random_cut_is_uniform_over_the_cells():
     cells = np.zeros((20_000, 10), dtype=bool)
     cells[:, [1, 2, 5, 9]] = True
-    kept = random_cells(cells, 2, ranks(key(5, np.arange(20_000)), 10)).mean(axis=0)
+    kept = random_cells(cells, 2, key(5, np.arange(20_000))).mean(axis=0)
     assert np.abs(kept[[1, 2, 5, 9]] - 0.5).max() < 0.02
     assert kept[[0, 3, 4, 6, 7, 8]].max() == 0

@@ -16,6 +16,7 @@ from openjepa.errors import ConfigError, TrainingError, nearest
 from openjepa.hub.strict import load_strict
 from openjepa.methods import MaskedLatent
 from openjepa.models import build_encoder
+from openjepa.training.memory import keep_freed_memory
 from openjepa.training.world import World, launched
 
 COMPILE_FROM = 500  # steps; compiling costs about a minute, which a shorter run does not earn back
@@ -71,6 +72,8 @@ class Engine:
             torch.backends.cudnn.benchmark = False
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+        elif self.device.type == "cpu":
+            keep_freed_memory()
             torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
 
     def decide_compile(self, total_steps: int) -> None:

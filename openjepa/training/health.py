@@ -151,12 +151,13 @@ def _warming(row: Row, limits: Thresholds) -> bool:
 
 def _diverging(rows: Sequence[Row], limits: Thresholds) -> Verdict | None:
     last = rows[-1]
-    losses = [_number(row.get("loss")) for row in rows]
+    # The row of step 0 holds the panel's prediction loss alone: no regularisers, so no measure for later losses.
+    losses = [_number(row.get("loss")) for row in rows if row["step"] > 0 or row is last]
     if not math.isfinite(losses[-1]):
         return Verdict("diverging", "the loss is not finite", _AGAINST_DIVERGENCE)
     best = min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
-    mean = _number(last["health"]["cheats"]["mean_target"])
-    if losses[-1] > limits.diverged_over_best * best and losses[-1] > limits.diverged_over_mean * mean:
+    mean, panel = _number(last["health"]["cheats"]["mean_target"]), _number(last["health"]["loss_on_panel"])
+    if losses[-1] > limits.diverged_over_best * best and panel > limits.diverged_over_mean * mean:
         times = losses[-1] / max(best, 1e-12)
         sentence = f"the loss {losses[-1]:.3g} is {times:.1f} times its best and worse than predicting the mean target"
         return Verdict("diverging", sentence, _AGAINST_DIVERGENCE)

@@ -83,7 +83,18 @@ class SceneSpec:
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """How hard scenes are. The defaults leave raw-pixel neighbours near chance and a small network near certainty."""
+    """How hard scenes are.
+
+    With the defaults, measured on 4,000 training and 1,000 validation scenes: raw-pixel cosine 20-NN finds 22-26 % of
+    the ten classes at 32 and 64 pixels; a four-layer convolutional network trained for two minutes on 8,000 finds 84 %
+    at 32.
+
+    radius: of the labelled object. aspect: width over height. fragments, occluders: clutter behind and in front.
+    others: smaller unlabelled objects. roughness: of background noise. gradient: distance of the two background
+    colours.
+    muted: how gray the background is. wander: share of the free room the object's centre uses. turn: largest rotation
+    in radians. speed: largest shift per frame. spin: largest rotation per frame.
+    """
 
     radius: tuple[float, float] = (0.22, 0.35)
     aspect: tuple[float, float] = (0.85, 1.18)

@@ -1,0 +1,43 @@
+"""The number of processes changes nothing but the last digits; they stop together, and runs move between strategies."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HARNESS = Path(__file__).resolve().parents[2] / "rank_harness.py"
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def scenario(name: str, folder: Path) -> Any:
+    done = subprocess.run(
+        [sys.executable, str(HARNESS), str(folder), name],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
+    for strategy, result in scenario("same_weights", tmp_path).items():
+        assert result["codes"] == [0, 0], strategy
+        assert result["weights"] < 1e-6, strategy
+        assert result["loss"] < 1e-6, strategy
+        assert result["norm"] < 1e-6, strategy
+
+
+def test_runs_stop_together_and_move_between_strategies(tmp_path: Path) -> None:
+    result = scenario("across", tmp_path)
+    assert set(result["codes"]) == {0}
+    assert result["stopped"] in (2, 3)  # agreed one step late, by all
+    assert result["weights"] < 1e-6  # two sharded processes, then one, against one throughout
+    assert result["exact"] == {"ddp": [], "fsdp2": []}  # two, stopped and resumed, against two uninterrupted: bit for bit

@@ -130,6 +130,7 @@ def draw(panel: Panel, axes: Axes, *, heading: bool = True) -> None:
         ends.append((level, label, MUTED))
     if panel.log:
         axes.set_yscale("log")
+    axes.margins(x=0.02, y=0.08)
     if panel.limits:
         axes.set_ylim(*panel.limits)
     if heading:
@@ -143,7 +144,7 @@ def _dress(panel: Panel, axes: Axes) -> None:
     """Axis labels, a light grid, no box."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    axes.set_xlabel("updates", fontsize=8, color=MUTED)
+    axes.set_xlabel("steps", fontsize=8, color=MUTED)
     axes.set_ylabel(panel.unit, fontsize=8, color=MUTED)
     axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -153,15 +154,15 @@ def _dress(panel: Panel, axes: Axes) -> None:
     axes.tick_params(labelsize=8, labelcolor=MUTED, color=GRID, length=3)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    if panel.log:  # plain numbers at 1, 2, 5: norms move within a decade or two
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    if panel.log:  # plain numbers, at 1, 2 and 5 where all lies within a decade or two
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 30 * low else (1.0,), numticks=6))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(axis="y", which="minor", length=0)
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.ticklabel_format(axis="y", useOffset=False)
-    axes.margins(x=0.02)
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], log: bool) -> None:
@@ -207,7 +208,7 @@ def curves_figure(metrics: Metrics, *, title: str = "", levels: Any = None) -> F
     """
     charts = panels(metrics, levels=levels)
     if not charts:
-        raise RunError("the metrics hold no numbers to draw yet: the first row is written after the first update")
+        raise RunError("the metrics hold no numbers to draw yet: the first row is written before the first step")
     columns = min(3, len(charts))
     rows = math.ceil(len(charts) / columns)
     figure = new_figure(5.4 * columns, 2.9 * rows)

@@ -26,20 +26,25 @@ class Tile:
     facts: Mapping[str, Any]
 
 
-def find_splits(recipe: Recipe, data: str | None, train: Source | None, held_out: Source | None) -> Splits:
+def find_splits(
+    recipe: Recipe, data: str | None, train: Source | None, held_out: Source | None, origin: str = ""
+) -> Splits:
     """The run's data: what the caller handed in, else ``data`` or the recipe's source opened again as the run did.
 
     Raises:
         DataError: the run's recipe names no data, or it is not there any more.
     """
     if train is not None and held_out is not None:
-        return Splits(train, held_out, f"{held_out.name}, given with the report")
+        apart = f"set apart from {train.name}" if held_out.name == train.name else held_out.name
+        return Splits(train, held_out, origin or apart)
     if data is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": data})})
     found = open_splits(recipe)
-    if held_out is not None:
-        return Splits(train or found.train, held_out, f"{held_out.name}, given with the report")
-    return Splits(train or found.train, found.held_out, found.origin)
+    return Splits(
+        found.train if train is None else train,
+        found.held_out if held_out is None else held_out,
+        found.origin if held_out is None else origin or held_out.name,
+    )
 
 
 def mask_tiles(recipe: Recipe, source: Source, count: int = 6) -> list[dict[str, Any]]:

@@ -7,14 +7,16 @@ from the run or the data (file names above all) is escaped by the template engin
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import openjepa
+from openjepa.config.schema import Recipe
 from openjepa.data import Source
+from openjepa.data.splits import Splits
 from openjepa.errors import require
 from openjepa.hub.model_directory import LoadedModel, load_model
 from openjepa.visualize import curves, gallery, summary
@@ -47,6 +49,7 @@ def write_report(
     data: str | None = None,
     train: Source | None = None,
     held_out: Source | None = None,
+    origin: str = "",
     options: ReportOptions | None = None,
 ) -> Path:
     """Write the report of a run, finished or not, and return its path.
@@ -58,6 +61,7 @@ def write_report(
         out: the HTML file; by default ``report.html`` in the run directory.
         data: where the images are now, when not where the run's config says.
         train, held_out: opened sources, when the caller has them (else they are opened as the run did).
+        origin: where ``held_out`` comes from, in words.
         options: how much is drawn.
 
     Raises:
@@ -68,13 +72,17 @@ def write_report(
     jinja2 = require("jinja2", "viz")
     facts = open_run(run_dir)
     options = options or ReportOptions()
+
+    def splits(recipe: Recipe) -> Splits:
+        return gallery.find_splits(recipe, data, train, held_out, origin)
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(summary.FILTERS)
     page = environment.get_template("report.html.j2").render(
-        **_texts(facts), **_charts(facts), **_pictures(facts, data, train, held_out, options), missing=facts.missing
+        **_texts(facts), **_charts(facts), **_pictures(facts, splits, options), missing=facts.missing
     )
     path = Path(out) if out is not None else facts.path / "report.html"
     return write_bytes(path, page.encode("utf-8"))
@@ -99,6 +107,7 @@ def _texts(facts: RunFacts) -> dict[str, Any]:
         "machine": flatten(machine),
         "sessions": len(sessions),
         "other": flatten({k: v for k, v in facts.environment.items() if k not in ("plan", "sessions")}),
+        "decisions": summary.decisions(facts.log_lines),
         "log_lines": facts.log_lines,
         "base": facts.base,
         "changes": [(key, summary.plain(a), summary.plain(b)) for key, a, b in facts.changes],
@@ -125,9 +134,7 @@ def _charts(facts: RunFacts) -> dict[str, Any]:
     return {"charts": made, "rows": len(facts.metrics)}
 
 
-def _pictures(
-    facts: RunFacts, data: str | None, train: Source | None, held_out: Source | None, options: ReportOptions
-) -> dict[str, Any]:
+def _pictures(facts: RunFacts, open_data: Callable[[Recipe], Splits], options: ReportOptions) -> dict[str, Any]:
     """Masks, maps and neighbours; each None with a sentence in ``facts.missing`` when it cannot be drawn."""
     pictures: dict[str, Any] = {"masks": None, "maps": None, "neighbours": None, "origin": "", "weights": None}
     recipe = facts.recipe
@@ -135,7 +142,7 @@ def _pictures(
         facts.missing.setdefault("masks", "The run's config could not be read, so its data and masks are unknown.")
         facts.missing.setdefault("model", "The run's config could not be read, so its data is unknown.")
         return pictures
-    splits = facts.attempt("masks", lambda: gallery.find_splits(recipe, data, train, held_out), None)
+    splits = facts.attempt("masks", lambda: open_data(recipe), None)
     if splits is None:
         facts.missing["model"] = facts.missing["masks"]
         return pictures

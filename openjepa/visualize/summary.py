@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from openjepa.visualize.rundir import RunFacts
 from openjepa.visualize.scores import TITLES, Entry, Mark, metrics_of
 from openjepa.visualize.words import duration, percent
 
+_STAMP = re.compile(r"^\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\S*\s+")
 ORDER = {"trained": 0, "pixels": 1, "random": 2}
 LABELS = {"trained": "this run", "pixels": "raw pixels", "random": "random encoder"}
 SHORT = {"trained": "this run", "pixels": "pixels", "random": "random"}
@@ -29,7 +31,11 @@ def headline(facts: RunFacts) -> str:
 
 def _model(recipe: Recipe) -> str:
     model = recipe.model
-    free = [f"{value} {word}" for value, word in ((model.dim, "wide"), (model.depth, "blocks")) if value is not None]
+    free = [
+        f"{value} {word}"
+        for value, word in ((model.dim, "wide"), (model.depth, "blocks" if model.depth != 1 else "block"))
+        if value is not None
+    ]
     return " ".join(filter(None, [model.arch or "ViT", ", ".join(free)]))
 
 
@@ -38,8 +44,8 @@ def progress(facts: RunFacts) -> dict[str, Any]:
     last = facts.metrics.rows[-1] if len(facts.metrics) else None
     total = finite(dig(facts.environment, "plan.steps")) or finite(facts.metrics.last("health.total_steps"))
     if last is None:
-        return {"sentence": "No update has been recorded yet.", "whole": False if facts.model is None else None}
-    parts = [f"{last['step']:,} updates" + (f" of {int(total):,}" if total and last["step"] < total else "")]
+        return {"sentence": "No step has been recorded yet.", "whole": False if facts.model is None else None}
+    parts = [f"{last['step']:,} steps" + (f" of {int(total):,}" if total and last["step"] < total else "")]
     if finite(last.get("epoch")) is not None:
         parts.append(f"{last['epoch']:.3g} epochs")
     if finite(last.get("samples")) is not None:
@@ -53,6 +59,21 @@ def progress(facts: RunFacts) -> dict[str, Any]:
         device = gpus[0] if gpus else machine.get("cpu")
         parts += [str(device)] if device else []
     return {"sentence": " · ".join(parts), "whole": None if total is None else last["step"] >= total}
+
+
+def decisions(lines: Sequence[str]) -> list[tuple[str, str]]:
+    """What training said it decided: ``("device", "cpu (…)")`` for each ``name: value`` line of train.log before its
+    first step, without time stamps.
+    """
+    found = []
+    for line in lines:
+        said = _STAMP.sub("", line)
+        if said.startswith("step "):
+            break
+        name, colon, value = said.partition(": ")
+        if colon:
+            found.append((name, value))
+    return found
 
 
 def _elapsed(facts: RunFacts) -> str:

@@ -36,7 +36,7 @@ def health(metrics: Metrics) -> Verdict:
     reason, _, advice = (rest or head.partition(";")[2]).strip().partition("; try ")
     if tone == GOOD and not reason:
         reason = "Features differ between images, use many directions, and the predictor beats every cheat."
-    return Verdict(tone, name.capitalize(), _sentence(reason), _sentence(advice))
+    return Verdict(tone, name.capitalize(), _sentence(reason), _stop(advice))
 
 
 def learning(metrics: Metrics, entries: Sequence[Entry]) -> Verdict:
@@ -52,16 +52,17 @@ def learning(metrics: Metrics, entries: Sequence[Entry]) -> Verdict:
 
 def _from_scores(chance: dict[str, str], pixels: dict[str, str]) -> Verdict:
     if chance == pixels:
-        against = _against("a random encoder and than raw pixels", chance)
+        also = "and" if set(chance.values()) == {"better"} else "or"
+        against = _against(f"a random encoder {also} raw pixels", chance)
     else:
         against = _against("a random encoder", chance) + (f" {_against('raw pixels', pixels)}" if pixels else "")
     if all(v == "better" for v in chance.values()):
         if pixels and "better" not in pixels.values():
-            return Verdict(WARN, "Learned something", against, "A longer run or more data.")
+            return Verdict(WARN, "Learned something", against, "a longer run or more data.")
         return Verdict(GOOD, "It learned", against)
     if "better" in chance.values():
         return Verdict(WARN, "Learned something", against)
-    return Verdict(BAD, "Did not learn", against, "A longer run, and the health curves below for what went wrong.")
+    return Verdict(BAD, "Did not learn", against, "a longer run; the curves below show what it lacked.")
 
 
 def _against(who: str, verdicts: dict[str, str]) -> str:
@@ -80,7 +81,7 @@ def _from_probes(metrics: Metrics) -> Verdict | None:
         steps, values = metrics.series(f"probes.{probe}")
         if len(values) >= 2:
             first, last = values[0], values[-1]
-            said = f"The {title} score went from {percent(first, 1)} at update {steps[0]:,} to {percent(last, 1)} at update {steps[-1]:,}"
+            said = f"The {title} score went from {percent(first, 1)} at step {steps[0]:,} to {percent(last, 1)} at step {steps[-1]:,}"
             if last - first > 0.02:
                 return Verdict(GOOD, "It is learning", f"{said}. No final scores were written to compare with.")
             return Verdict(WARN, "Not visible yet", f"{said}: less than two points gained.")
@@ -109,4 +110,9 @@ def _from_cheats(metrics: Metrics) -> Verdict:
 def _sentence(text: str) -> str:
     """Capital first letter and a full stop."""
     text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if not text or text[-1] in ".!?" else ".")
+    return text[:1].upper() + _stop(text[1:])
+
+
+def _stop(text: str) -> str:
+    """Text with a full stop, unless it is empty or ends a sentence already."""
+    return text + ("" if not text or text[-1] in ".!?" else ".")

@@ -69,7 +69,7 @@ def test_a_whole_run(run: Path) -> None:
     assert "Healthy" in page.text
     assert "It learned" in page.text
     assert page.text.index("It learned") < page.text.index("Curves"), "the answer stands first"
-    for words in ("45.0 %", "39.0 %", "28.0 %", "Position alone explains", "Changed from the recipe ijepa-tiny", "model.patch_size",
+    for words in ("45.0 %", "39.0 %", "28.0 %", "Position alone explains", "Changed from the recipe ijepa-tiny", "model.dim",
                   "cpu: no GPU was found", "None: the run lists no file", "openjepa.load", "--resume", "by chance it would be"):  # fmt: skip
         assert words in page.text, words
     assert page.tags.count("img") == 2 * 3 + 3 * 4 + 2 * 4
@@ -173,10 +173,35 @@ def test_a_sick_unfinished_run_says_so_first(run: Path) -> None:
     )
     page = _page(run)
     assert "Collapse" in page.text
-    assert "Try: A larger batch." in page.text
-    assert "200 updates of 400" in page.text
+    assert "Try a larger batch." in page.text
+    assert "200 steps of 400" in page.text
     assert "This run is not finished" in page.text
     assert "Healthy" not in page.text
+
+
+@pytest.mark.usefixtures("plain_charts")
+def test_decisions_of_the_log_are_shown_without_its_steps(run: Path) -> None:
+    lines = [
+        "2026-11-20 22:33:16 run x: recipe y",
+        "2026-11-20 22:33:16 precision: bf16 (AMX)",
+        "2026-11-20 22:33:17 step 0/9 · loss: 3",
+    ]
+    (run / "train.log").write_text("\n".join(lines))
+    text = write_report(run, options=SMALL).read_text(encoding="utf-8")
+    decided = text[
+        text.index("Decided when it started") : text.index("</table>", text.index("Decided when it started"))
+    ]
+    assert '<td class="key-cell">precision</td><td>bf16 (AMX)</td>' in decided
+    assert "loss" not in decided
+
+
+@pytest.mark.usefixtures("plain_charts")
+def test_where_held_out_images_come_from_is_said(run: Path) -> None:
+    images = [torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8) for _ in range(6)]
+    source = ListSource(images)
+    assert "set apart from list" in _page(run, train=source, held_out=source).text
+    assert "a tenth, as agreed" in _page(run, train=source, held_out=source, origin="a tenth, as agreed").text
+    assert "scenes drawn with other seeds" in _page(run).text
 
 
 @pytest.mark.usefixtures("plain_charts")
@@ -186,7 +211,7 @@ def test_an_empty_run_and_no_run_at_all(run: Path, tmp_path: Path) -> None:
         (run / name).unlink()
     (run / "metrics.jsonl").write_text("")
     page = _page(run)
-    assert "No update has been recorded yet" in page.text
+    assert "No step has been recorded yet" in page.text
     assert page.text.count("Not measured") >= 2
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "nowhere"):

@@ -75,7 +75,7 @@ def test_without_scores_probes_and_then_cheats_decide() -> None:
     assert "no labels" in learning(Metrics(tuple(rows)), []).reason
     for row, value in zip((rows[0], rows[-1]), (0.28, 0.42), strict=True):
         row["probes"] = {"knn": value}
-    assert "from 28.0 % at update 0 to 42.0 % at update 400" in learning(Metrics(tuple(rows)), []).reason
+    assert "from 28.0 % at step 0 to 42.0 % at step 400" in learning(Metrics(tuple(rows)), []).reason
     assert learning(Metrics(), []).tone == "unknown"
 
 
@@ -95,11 +95,11 @@ def test_a_model_that_loses_to_a_cheat_is_not_praised() -> None:
             "partial collapse: effective rank 4 of 192, 9 before training; try a lower optim.lr",
             "warn",
             "Partial collapse",
-            "A lower optim.lr.",
+            "a lower optim.lr.",
         ),
-        ("collapse: effective rank 1.1 of 192; try a larger batch", "bad", "Collapse", "A larger batch."),
-        ("diverging: the loss is not finite; try optim.clip=1.0", "bad", "Diverging", "Optim.clip=1.0."),
-        ("position only: it knows where; try a longer run", "warn", "Position only", "A longer run."),
+        ("collapse: effective rank 1.1 of 192; try a larger batch", "bad", "Collapse", "a larger batch."),
+        ("diverging: the loss is not finite; try optim.clip=1.0", "bad", "Diverging", "optim.clip=1.0."),
+        ("position only: it knows where; try a longer run", "warn", "Position only", "a longer run."),
         ("warming up", "unknown", "Warming up", ""),
         (None, "unknown", "Not measured", ""),
     ],

@@ -20,7 +20,6 @@ from openjepa.types import Batch
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Item = "str | Path | Image | Tensor"
 
 
 class Model:
@@ -44,7 +43,8 @@ class Model:
     def __repr__(self) -> str:
         height, width = self.config.image_hw
         encoder = self.encoder
-        return f"Model({self.config.name}, {encoder.embed_dim} wide, {encoder.depth} blocks, {height}×{width} px, from {self.loaded.source})"
+        size = f"{encoder.embed_dim} wide, {encoder.depth} blocks, {height}×{width} px"
+        return f"Model({self.config.name}, {size}, from {self.loaded.source})"
 
     def to(self, device: str | torch.device) -> Model:
         """Move every network to ``device``; returns the model itself."""

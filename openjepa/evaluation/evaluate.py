@@ -16,7 +16,7 @@ from openjepa.evaluation.knn import knn
 from openjepa.evaluation.linear import linear
 from openjepa.evaluation.score import Score
 from openjepa.features import Features, cached_extract, cached_raw_pixels
-from openjepa.features.extract import Layers, Precision
+from openjepa.features.extraction import Layers, Precision
 from openjepa.types import Encoder
 
 log = logging.getLogger(__name__)

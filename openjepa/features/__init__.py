@@ -1,6 +1,6 @@
 """What training, evaluation and pictures share: features of a source, their cache, neighbours, PCA and rank measures."""
 
-from openjepa.features.extract import Features, extract, pool, raw_pixels
+from openjepa.features.extraction import Features, extract, pool, raw_pixels
 from openjepa.features.neighbours import cosine_topk
 from openjepa.features.pca import Colours, Pca, fit_pca, split_foreground, to_colours
 from openjepa.features.rank import feature_std, mean_cosine, participation_ratio, rankme

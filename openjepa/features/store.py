@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import openjepa
-from openjepa.features.extract import Features, Layers, OnProgress, Precision, TokenKind, extract, raw_pixels
+from openjepa.features.extraction import Features, Layers, OnProgress, Precision, TokenKind, extract, raw_pixels
 from openjepa.types import Batch, Encoder
 
 if TYPE_CHECKING:

@@ -38,5 +38,5 @@ def update_ema(target: nn.Module, online: nn.Module, momentum: float | Tensor) -
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor; any other tensor as it is."""
+    """The part of a sharded tensor that this process holds; any other tensor as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -61,7 +61,7 @@ class Engine:
         self.choices = [
             Choice("device", str(self.device), why_device),
             Choice("precision", precision_name(self.dtype), why_precision),
-            Choice("processes", f"{self.world.size} ({self.strategy})", why_strategy),
+            Choice("processes", f"{self.world.size}, {self.strategy}", why_strategy),
         ]
 
     def _set_machine(self) -> None:
@@ -72,9 +72,9 @@ class Engine:
             torch.backends.cudnn.benchmark = False
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
         elif self.device.type == "cpu":
             keep_freed_memory()
-            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
 
     def decide_compile(self, total_steps: int) -> None:
         """Decide whether to compile, once the length of the run is known."""

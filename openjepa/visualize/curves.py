@@ -43,7 +43,7 @@ class Series:
 class Panel:
     """One chart. ``key`` names it, ``unit`` labels the vertical axis, ``reading`` says how to read it.
 
-    levels: horizontal reference lines by label. limits: of the vertical axis, None to fit.
+    levels: horizontal reference lines by label. from_zero: the vertical axis starts at 0.
     """
 
     key: str
@@ -52,7 +52,7 @@ class Panel:
     reading: str
     series: tuple[Series, ...]
     log: bool = False
-    limits: tuple[float | None, float | None] | None = None
+    from_zero: bool = False
     levels: Mapping[str, float] | None = None
 
 
@@ -91,7 +91,7 @@ _SPECS: tuple[_Spec, ...] = (
     ("decay", "Weight decay", "coefficient", "", False, (("weight_decay", "decay", BLUE, "-"),), 1),
     ("speed", "Speed", "images per second", "", False, (("images_per_s", "images/s", BLUE, "-"),), 1),
 )  # fmt: skip
-_LIMITS: dict[str, tuple[float | None, float | None]] = {"rank": (0, None), "spread": (0, None), "speed": (0, None)}
+_FROM_ZERO = ("rank", "spread", "speed")
 
 
 def panels(metrics: Metrics, *, levels: Mapping[str, Mapping[str, float]] | None = None) -> list[Panel]:
@@ -111,7 +111,7 @@ def panels(metrics: Metrics, *, levels: Mapping[str, Mapping[str, float]] | None
                 series.append(Series(label, x, [v * scale for v in y], colour, dash, thick))
         if series:
             lines = dict((levels or {}).get(key, {}))
-            found.append(Panel(key, title, unit, reading, tuple(series), log, _LIMITS.get(key), lines))
+            found.append(Panel(key, title, unit, reading, tuple(series), log, key in _FROM_ZERO, lines))
     return found
 
 
@@ -131,8 +131,9 @@ def draw(panel: Panel, axes: Axes, *, heading: bool = True) -> None:
     if panel.log:
         axes.set_yscale("log")
     axes.margins(x=0.02, y=0.08)
-    if panel.limits:
-        axes.set_ylim(*panel.limits)
+    if panel.from_zero:
+        top = max((v for s in panel.series for v in s.y if math.isfinite(v)), default=1.0)
+        axes.set_ylim(0, 1.08 * top if top > 0 else 1.0)
     if heading:
         axes.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", color=INK, pad=8)
     _dress(panel, axes)

@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 from torch import Tensor, nn
 
 from openjepa.errors import ConfigError, DataError
-from openjepa.features.extract import extract
+from openjepa.features.extraction import extract
 from openjepa.features.pca import PERCENTILES, to_colours
 from openjepa.types import Encoder
 from openjepa.visualize import canvas, samples

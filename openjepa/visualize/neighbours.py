@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from openjepa.config.schema import DataConfig
 from openjepa.data import EvalTransform, Source, Subset, read_batches, with_hint
-from openjepa.features.extract import extract
+from openjepa.features.extraction import extract
 from openjepa.features.neighbours import cosine_topk
 from openjepa.types import Batch, Encoder
 from openjepa.visualize import canvas, samples

@@ -18,6 +18,7 @@ from openjepa.config.schema import Recipe
 from openjepa.data import Source
 from openjepa.data.splits import Splits
 from openjepa.errors import require
+from openjepa.hub.checkpoint import list_checkpoints
 from openjepa.hub.model_directory import LoadedModel, load_model
 from openjepa.visualize import curves, gallery, summary
 from openjepa.visualize.files import write_bytes
@@ -148,6 +149,9 @@ def _pictures(facts: RunFacts, open_data: Callable[[Recipe], Splits], options: R
         return pictures
     pictures["origin"] = splits.origin
     pictures["masks"] = facts.attempt("masks", lambda: gallery.mask_tiles(recipe, splits.train, options.masks), None)
+    if facts.model is None and not list_checkpoints(facts.path / "checkpoints"):
+        facts.missing["model"] = "The run has saved no weights yet, so there are no features to draw."
+        return pictures
     loaded: LoadedModel | None = facts.attempt("model", lambda: load_model(facts.path), None)
     if loaded is None:
         return pictures

@@ -168,6 +168,8 @@ def sparkline(values: Sequence[float], width: int = 120, height: int = 30) -> st
 
 def plain(value: Any) -> str:
     """A recipe's value as text a person would write."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {plain(v)}' for key, v in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(plain(v) for v in value)}]"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -97,7 +97,10 @@ def _from_cheats(metrics: Metrics) -> Verdict:
         return Verdict(UNKNOWN, "Not measured", "There are no scores and no comparison with cheats in this run.")
     name, best = min(values.items(), key=lambda item: item[1])
     cheat = name.replace("_", " ")
-    without = "There are no labels, so this is judged by the prediction task alone."
+    without = "There are no scores on labels, so this is judged by the prediction task alone."
+    if health(metrics).tone == BAD:
+        ill = "A collapsed or diverging encoder makes targets that are easy to predict, so the prediction task proves nothing."
+        return Verdict(WARN, "Cannot be told", f"{ill} {without}")
     if loss < CLEAR * best:
         less = 1 - loss / best
         return Verdict(

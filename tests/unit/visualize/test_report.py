@@ -112,7 +112,7 @@ def test_hostile_names_are_text(run: Path) -> None:
     [
         ("metrics.jsonl", "no metrics here"),
         ("scores.json", "No scores were written"),
-        ("model", "model"),
+        ("model", "The run has saved no weights yet"),
         ("environment.json", "How to continue"),
         ("train.log", "How to continue"),
         ("bad_files.json", "None: the run lists no file"),

@@ -72,11 +72,17 @@ def test_intervals_that_touch_are_no_difference(tmp_path: Path) -> None:
 def test_without_scores_probes_and_then_cheats_decide() -> None:
     rows = metric_rows()
     assert learning(Metrics(tuple(rows)), []).headline == "It predicts"
-    assert "no labels" in learning(Metrics(tuple(rows)), []).reason
+    assert "no scores on labels" in learning(Metrics(tuple(rows)), []).reason
     for row, value in zip((rows[0], rows[-1]), (0.28, 0.42), strict=True):
         row["probes"] = {"knn": value}
     assert "from 28.0 % at step 0 to 42.0 % at step 400" in learning(Metrics(tuple(rows)), []).reason
     assert learning(Metrics(), []).tone == "unknown"
+
+
+def test_predicting_collapsed_targets_is_not_learning() -> None:
+    rows = metric_rows(verdict="collapse: effective rank 1.1 of 32; try a larger batch")
+    verdict = learning(Metrics(tuple(rows)), [])
+    assert (verdict.tone, verdict.headline) == ("warn", "Cannot be told")
 
 
 def test_a_model_that_loses_to_a_cheat_is_not_praised() -> None:

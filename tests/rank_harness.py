@@ -82,7 +82,10 @@ def same_weights(folder: Path) -> dict[str, Any]:
         codes = wait(ranks(2, lambda rank, s=strategy, o=settings: go(folder / s, *o)), 120)
         two, other = saved_state(folder / strategy)[0], numbers(folder / strategy)
         loss = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows, other, strict=True))
-        norm = max(abs(a["grad_norm"].get("total", 0) - b["grad_norm"].get("total", 0)) for a, b in zip(rows, other, strict=True))
+        norm = max(
+            abs(a["grad_norm"].get("total", 0) - b["grad_norm"].get("total", 0))
+            for a, b in zip(rows, other, strict=True)
+        )
         out[strategy] = {"codes": codes, "weights": largest_difference(one, two), "loss": loss, "norm": norm}
     return out
 
@@ -139,7 +142,12 @@ def lost(folder: Path, how: signal.Signals = signal.SIGKILL) -> dict[str, Any]:
     message = (folder / "error-0.txt").read_text() if (folder / "error-0.txt").exists() else ""
     step = saved_state(folder / "run")[1]["step"]
     alone(folder / "run", f"train.length={step + 3} steps", "checkpoint.every=5 steps", resume=True)
-    return {"code": code, "seconds": seconds, "message": message, "resumed": saved_state(folder / "run")[1]["step"] - step}
+    return {
+        "code": code,
+        "seconds": seconds,
+        "message": message,
+        "resumed": saved_state(folder / "run")[1]["step"] - step,
+    }
 
 
 SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {

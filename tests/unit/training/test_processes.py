@@ -40,4 +40,7 @@ def test_runs_stop_together_and_move_between_strategies(tmp_path: Path) -> None:
     assert set(result["codes"]) == {0}
     assert result["stopped"] in (2, 3)  # agreed one step late, by all
     assert result["weights"] < 1e-6  # two sharded processes, then one, against one throughout
-    assert result["exact"] == {"ddp": [], "fsdp2": []}  # two, stopped and resumed, against two uninterrupted: bit for bit
+    assert result["exact"] == {
+        "ddp": [],
+        "fsdp2": [],
+    }  # two, stopped and resumed, against two uninterrupted: bit for bit

@@ -282,6 +282,6 @@ def _speak_numbers(
         reporter.warn(note)
     if engine.method.batch_statistics and (len(cut.parts) > 1 or world > 1):
         reporter.warn(
-            f"objective.regularisers use batch statistics: they see {size} images at a time, not {plan.batch}, so the "
-            "result depends on micro-batches and processes"
+            f"the objective uses batch statistics (objective.regularisers, objective.pooled or target.transform centred): "
+            f"they see {size} images at a time, not {plan.batch}, so the result depends on micro-batches and processes"
         )

@@ -36,7 +36,11 @@ class Updater:
         self.norms: dict[str, Tensor] = {}
         on_device = engine.device.type == "cuda" if guard_on_device is None else guard_on_device
         self._on_device = on_device
-        self._parts = {"encoder": engine.method.online, "predictor": engine.method.predictor}
+        learning = [(name, p) for name, p in engine.method.named_parameters() if p.requires_grad]
+        self._parts = {
+            "encoder": [p for name, p in learning if name.startswith("online.")],
+            "predictor": [p for name, p in learning if not name.startswith("online.")],  # and further heads
+        }
         self._bad = torch.zeros(())
         self._unread: tuple[Tensor, torch.cuda.Event | None] | None = None
 
@@ -114,7 +118,7 @@ class Updater:
         return host, event
 
     def _measure(self) -> None:
-        """Norms of the gradients of encoder and predictor, and of all of them."""
+        """Norms of the gradients of the encoder, of predictor and heads, and of all of them."""
         for name, part in self._parts.items():
             self.norms[name] = _norm(part)
         self.norms["total"] = torch.linalg.vector_norm(torch.stack([self.norms[name] for name in self._parts]))
@@ -127,9 +131,9 @@ class Updater:
         torch._foreach_mul_([g.to_local() if hasattr(g, "to_local") else g for g in grads], scale)
 
 
-def _norm(part: nn.Module) -> Tensor:
-    """Euclidean norm of all gradients of ``part``, a plain device scalar."""
-    grads = [p.grad for p in part.parameters() if p.grad is not None]
+def _norm(parameters: list[nn.Parameter]) -> Tensor:
+    """Euclidean norm of all gradients of ``parameters``, a plain device scalar."""
+    grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return torch.zeros(())
     norm = torch.nn.utils.get_total_norm(grads)

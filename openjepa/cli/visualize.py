@@ -1,4 +1,4 @@
-"""``openjepa visualize``: masks, PCA maps, similarity, curves and the report. Loads torch and matplotlib only when it draws."""
+"""``openjepa visualize``: masks, PCA maps, similarity, curves, the report. Loads torch only when it draws."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Data = Annotated[str, typer.Argument(help="folder, list file, image or built-in
 _Model = Annotated[str, typer.Option("--model", "-m", help="run, checkpoint or model directory")]
 _Run = Annotated[str, typer.Argument(help="run directory")]
 _Out = Annotated[Path, typer.Option("--out", "-o", help="PNG to write")]
-_Device = Annotated[str, typer.Option(help="where features are computed: cpu, cuda, mps")]
+_Device = Annotated[str, typer.Option(help="where features are computed: cpu, cuda, mps; the report also takes auto")]
 
 
 def _done(path: Path) -> None:
@@ -102,7 +102,7 @@ def report(
     run: _Run,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML to write; none: RUN/report.html")] = None,
     data: Annotated[str | None, typer.Option(help="where the images are now, when they moved")] = None,
-    device: _Device = "cpu",
+    device: _Device = "auto",
 ) -> None:
     """Write one self-contained page about a run: health, scores, curves, maps, neighbours, masks."""
     from openjepa.visualize.report import ReportOptions, write_report

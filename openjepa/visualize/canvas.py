@@ -83,7 +83,7 @@ def enlarge(image: npt.NDArray[_Kind], factor: int) -> npt.NDArray[_Kind]:
 
 
 def spread(cells: npt.NDArray[_Kind], patch: tuple[int, int], height: int, width: int) -> npt.NDArray[_Kind]:
-    """Grid cells ``(h, w, …)`` to pixels ``(height, width, …)``: each covers its patch; leftover pixels are 0 (False)."""
+    """Grid cells ``(h, w, …)`` to pixels ``(height, width, …)``: each covers its patch; leftover pixels are 0."""
     full = np.zeros((height, width, *cells.shape[2:]), dtype=cells.dtype)
     blown = cells.repeat(patch[0], axis=0).repeat(patch[1], axis=1)[:height, :width]
     full[: blown.shape[0], : blown.shape[1]] = blown
@@ -97,7 +97,7 @@ def mix(image: Image, colour: Colour, share: float, where: npt.NDArray[np.bool_]
 
 
 def outline(image: Image, region: npt.NDArray[np.bool_], colour: Colour, width: int) -> Image:
-    """Draw the inner border of ``region`` ``(H, W)``, ``width`` pixels thick, in ``colour`` (any shape, also with holes)."""
+    """Draw the inner border of ``region`` ``(H, W)`` (any shape), ``width`` pixels thick, in ``colour``."""
     inside = functional.pad(torch.from_numpy(region.astype(np.float32))[None, None], [width] * 4)
     core = -functional.max_pool2d(-inside, 2 * width + 1, stride=1)  # erosion: 1 where the whole window is inside
     drawn = image.copy()
@@ -140,7 +140,7 @@ def join(pictures: Sequence[Sequence[Image]], per_row: int) -> list[list[Image]]
 
 def png(image: Image | Pillow.Image) -> bytes:
     """The picture as PNG bytes."""
-    return _encode(image, "PNG", optimize=True)
+    return _encode(image, "PNG")
 
 
 def _encode(image: Image | Pillow.Image, form: str, **options: object) -> bytes:
@@ -166,7 +166,7 @@ def sheet(
     notes: Sequence[str] = (),
     gap: int = 8,
 ) -> Pillow.Image:
-    """Tiles in rows on white paper: title above, ``columns`` over the columns, ``captions`` under the rows, notes below.
+    """Tiles in rows on white paper: title above, ``columns`` over the columns, ``captions`` under rows, notes below.
 
     Tiles keep their pixels. Letters outside Latin-1 are drawn as ``?`` (Pillow's own font has no others).
     """

@@ -1,7 +1,7 @@
 """Loss and health over training: what each curve is, and how it is drawn.
 
 :func:`panels` turns metrics into plain descriptions (title, unit, how to read it, series), which the report and the
-PNG draw alike. Series are told apart by colour (Okabe and Ito), dash and a label at their right end, not by colour alone.
+PNG draw alike. Series are told apart by colour (Okabe and Ito), dash and a label at their right end.
 """
 
 from __future__ import annotations
@@ -60,10 +60,12 @@ class Panel:
 _Spec = tuple[str, str, str, str, bool, tuple[tuple[str, str, str, str], ...], float]
 _SPECS: tuple[_Spec, ...] = (
     ("cheats", "Prediction against cheap cheats", "loss per element",
-     "The thick line should fall below all dashed ones: then predictions say more than an average, a copied neighbour or the position would.",
+     "The thick line should fall below all dashed ones: "
+     "then predictions say more than an average, a copied neighbour or the position would.",
      False,
      (("health.loss_on_panel", "the model", BLUE, "-"), ("health.cheats.mean_target", "mean target", ORANGE, "--"),
-      ("health.cheats.copy_nearest", "copy nearest", GREEN, ":"), ("health.cheats.position_only", "position only", PURPLE, "-.")), 1),
+      ("health.cheats.copy_nearest", "copy nearest", GREEN, ":"),
+      ("health.cheats.position_only", "position only", PURPLE, "-.")), 1),
     ("rank", "Effective rank of pooled features", "RankMe, % of width",
      "Number of directions that features really use. Rising or steady is good; falling towards zero is collapse.",
      False, (("health.rankme_share", "RankMe", BLUE, "-"),), 100),
@@ -232,8 +234,10 @@ def figure_png(figure: Figure, dpi: int = 130) -> bytes:
 
 
 def panel_svg(panel: Panel, *, width: float = 3.1, height: float = 1.95) -> str:
-    """One chart without its title (the page sets it) as an ``<svg>`` to stand inside an HTML page: no outside reference, text stays text, and the colours
-    are CSS variables (``--ink``, ``--blue`` …), so that the page's light and dark themes reach into it.
+    """One chart without its title (the page sets it) as an ``<svg>`` to stand inside an HTML page.
+
+    It refers to nothing outside, text stays text, and colours are CSS variables (``--ink``, ``--blue`` …), so that
+    the page's light and dark themes reach into it.
     """
     figure = new_figure(width, height)
     draw(panel, figure.subplots(), heading=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from openjepa.data.splits import Splits, open_splits
 from openjepa.models import build_encoder
 from openjepa.types import Encoder
 from openjepa.visualize import canvas, maps, masks, neighbours, samples
+
+FEWEST_MAPS = 6  # held-out images drawn however slow the encoder is
 
 
 @dataclass(frozen=True)
@@ -68,29 +71,39 @@ def mask_tiles(recipe: Recipe, source: Source, count: int = 6) -> list[dict[str,
 
 
 def untrained(recipe: Recipe) -> Encoder:
-    """The recipe's encoder as it was before training (its own initialisation and seed)."""
+    """A fresh encoder of the recipe: its own initialisation and seed, no training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return build_encoder(recipe.model, recipe.image_hw, recipe.data.channels)
 
 
-def map_tiles(recipe: Recipe, encoder: Encoder, held_out: Source, count: int, device: str) -> dict[str, Any]:
-    """PCA maps of trained and untrained patch features on held-out images, and how much of them is position."""
+def map_tiles(
+    recipe: Recipe, encoder: Encoder, held_out: Source, *, count: int, seconds: float, device: str
+) -> dict[str, Any]:
+    """PCA maps of trained and untrained patch features on held-out images, and how much of them is position.
+
+    Of ``count`` images as many are drawn as both encoders manage in about ``seconds``, at least :data:`FEWEST_MAPS`.
+    """
     chosen = samples.gather(held_out, recipe.data, count)
     normalise = Normalise.for_data(recipe.data)
     patch = (recipe.model.patch_size,) * 2
     height, width = chosen.images.shape[-2:]
 
-    def features(model: Encoder) -> Tensor:
-        return maps.patch_features(model, chosen.images, normalise, device=device)
+    def features(model: Encoder, start: int, stop: int) -> Tensor:
+        return maps.patch_features(model, chosen.images[start:stop], normalise, device=device)
 
-    found = {"trained": features(encoder), "untrained": features(untrained(recipe))}
+    begun = time.monotonic()
+    first = features(encoder, 0, FEWEST_MAPS)
+    each_takes = (time.monotonic() - begun) / len(first)
+    many = min(max(len(first), int(seconds / (2 * each_takes))), len(chosen))
+    trained = torch.cat([first, features(encoder, len(first), many)]) if many > len(first) else first
+    found = {"trained": trained, "untrained": features(untrained(recipe), 0, many)}
     drawn = {"trained": maps.pca_maps(found["trained"])}
-    if len(chosen) > 1:
+    if many > 1:
         drawn["trained, less position"] = maps.pca_maps(found["trained"], centre="position")
     drawn["untrained"] = maps.pca_maps(found["untrained"])
     groups = []
-    for k, tile in enumerate(maps.tiles(chosen.images)):
+    for k, tile in enumerate(maps.tiles(chosen.images[:many])):
         pictures = [Tile(canvas.data_uri(canvas.fit(tile, 224)), f"held-out image {chosen.names[k]}", {})]
         for name, each in drawn.items():
             picture = maps.map_tile(each.colours[k], patch, height, width)

@@ -112,8 +112,8 @@ def _note(
     shares = ", ".join(percent(share) for share in explained.tolist())
     parts = [
         f"Red, green, blue: first three principal components ({shares} of the variance) of the patch features of all "
-        f"{count} images together ({height} × {width} patches each); every component cut at its {percentiles[0]:g}th and "
-        f"{percentiles[1]:g}th percentile over all images"
+        f"{count} images together ({height} × {width} patches each); every component cut at its {percentiles[0]:g}th "
+        f"and {percentiles[1]:g}th percentile over all images"
     ]
     if centre == "position":
         parts.append("the mean over the images was subtracted at each position")

@@ -79,7 +79,7 @@ def preview_masks(
     *,
     context: int = 0,
 ) -> list[MaskPreview]:
-    """Draw context number ``context`` of ``group`` and the targets paired with it over ``images`` (each ``(C, H, W)``)."""
+    """Draw context number ``context`` of ``group`` and the targets paired with it over ``images`` ``(B, C, H, W)``."""
     paired = [t for c, t in group.pairs if c == context] or list(range(len(group.targets)))
     kept = group.stats.get("context_kept")
     previews = []

@@ -69,7 +69,7 @@ def neighbour_rows(
     most: int = 2000,
     seconds: float = math.inf,
     device: str = "cpu",
-    batch_size: int = 64,
+    batch_size: int = 32,
 ) -> tuple[list[QueryRow], int]:
     """The ``k`` nearest images in ``bank`` for ``queries`` images spread over ``held_out``, and how many were searched.
 

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import openjepa
 from openjepa.config.schema import Recipe
 from openjepa.data import Source
@@ -30,8 +32,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """How much is drawn. maps: held-out images with PCA maps; masks: mask previews; queries × neighbours: the contact
-    sheet; searched: training images looked through, at most, within ``seconds``; device: where features are computed.
+    """How much is drawn, at most.
+
+    maps: held-out images with PCA maps. masks: mask previews. queries, neighbours: rows and columns of the contact
+    sheet. searched: training images looked through for it. seconds: of encoder time for the maps, and again for the
+    neighbours; a slow encoder draws fewer. device: where features are computed (``auto``: CUDA where there is one).
     """
 
     maps: int = 24
@@ -40,7 +45,14 @@ class ReportOptions:
     neighbours: int = 6
     searched: int = 2000
     seconds: float = 8.0
-    device: str = "cpu"
+    device: str = "auto"
+
+    @property
+    def on(self) -> str:
+        """The device itself."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def write_report(
@@ -158,13 +170,17 @@ def _pictures(facts: RunFacts, open_data: Callable[[Recipe], Splits], options: R
     encoder = loaded.encoder
     pictures["weights"] = loaded.step if facts.model is None else None
     pictures["maps"] = facts.attempt(
-        "maps", lambda: gallery.map_tiles(recipe, encoder, splits.held_out, options.maps, options.device), None
+        "maps",
+        lambda: gallery.map_tiles(
+            recipe, encoder, splits.held_out, count=options.maps, seconds=options.seconds, device=options.on
+        ),
+        None,
     )
     pictures["neighbours"] = facts.attempt(
         "neighbours",
         lambda: gallery.neighbour_tiles(
             recipe, encoder, splits, queries=options.queries, k=options.neighbours, most=options.searched,
-            seconds=options.seconds, device=options.device,
+            seconds=options.seconds, device=options.on,
         ),
         None,
     )  # fmt: skip
@@ -180,6 +196,6 @@ def _commands(facts: RunFacts) -> list[tuple[str, str]]:
     return [
         ("Use the encoder in Python", python),
         ("Score it on labelled folders", f"openjepa evaluate knn --model {run} --train TRAIN_DIR --val VAL_DIR"),
-        ("Go on from the last checkpoint", f"openjepa pretrain {data} --recipe {run}/config.yaml --out {run} --resume"),
+        ("Go on from the last checkpoint", f"openjepa pretrain {data} --out {run} --resume"),
         ("Run the same experiment again", f"openjepa pretrain {data} --recipe {run}/config.yaml"),
     ]

@@ -107,8 +107,7 @@ def _bad_files(path: Path) -> dict[str, str] | None:
         return {str(name): str(reason) for name, reason in raw.items()}
     if not isinstance(raw, list):
         raise RunError(f"{path} should hold names with reasons")
-    pairs = [(r.get("path", r.get("item_id", r.get("name", "?"))), r.get("reason", "")) if isinstance(r, dict) else (r, "")
-             for r in raw]  # fmt: skip
+    pairs = [(r.get("path", "?"), r.get("reason", "")) if isinstance(r, dict) else (r, "") for r in raw]
     return {str(name): str(reason) for name, reason in pairs}
 
 

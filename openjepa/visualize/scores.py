@@ -43,7 +43,7 @@ class _Draft:
 
 def read_scores(path: str | Path) -> list[Entry]:
     """Read ``scores.json``: a list with one object per encoder (``{"name", "knn", "linear", "intervals", "protocol",
-    "n"}``) or one per score (``{"subject", "name": "knn", "value", "interval", …}``). An empty list when there is none.
+    "n"}``) or one per score (``{"subject", "name": "knn", "value", "interval", …}``). Empty when there is none.
 
     Raises:
         RunError: the file is not such a list.

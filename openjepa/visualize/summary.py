@@ -26,7 +26,8 @@ def headline(facts: RunFacts) -> str:
         return "The run's config could not be read."
     height, width = recipe.image_hw
     size = f"{height}" if height == width else f"{height}×{width}"
-    return f"{recipe.name} on {recipe.data.source or 'unnamed data'} · {_model(recipe)}, patch {recipe.model.patch_size}, {size} px"
+    data = recipe.data.source or "unnamed data"
+    return f"{recipe.name} on {data} · {_model(recipe)}, patch {recipe.model.patch_size}, {size} px"
 
 
 def _model(recipe: Recipe) -> str:

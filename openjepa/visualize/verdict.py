@@ -15,7 +15,7 @@ CLEAR = 0.95  # the loss has to be below this share of the best cheat's to count
 
 @dataclass(frozen=True)
 class Verdict:
-    """tone: good, warn, bad or unknown; headline: two or three words; reason and advice: a sentence or two, or empty."""
+    """tone: good, warn, bad or unknown; headline: a few words; reason, advice: a sentence or two, or empty."""
 
     tone: str
     headline: str
@@ -81,7 +81,8 @@ def _from_probes(metrics: Metrics) -> Verdict | None:
         steps, values = metrics.series(f"probes.{probe}")
         if len(values) >= 2:
             first, last = values[0], values[-1]
-            said = f"The {title} score went from {percent(first, 1)} at step {steps[0]:,} to {percent(last, 1)} at step {steps[-1]:,}"
+            start, end = (f"{percent(v, 1)} at step {s:,}" for v, s in ((first, steps[0]), (last, steps[-1])))
+            said = f"The {title} score went from {start} to {end}"
             if last - first > 0.02:
                 return Verdict(GOOD, "It is learning", f"{said}. No final scores were written to compare with.")
             return Verdict(WARN, "Not visible yet", f"{said}: less than two points gained.")
@@ -99,7 +100,7 @@ def _from_cheats(metrics: Metrics) -> Verdict:
     cheat = name.replace("_", " ")
     without = "There are no scores on labels, so this is judged by the prediction task alone."
     if health(metrics).tone == BAD:
-        ill = "A collapsed or diverging encoder makes targets that are easy to predict, so the prediction task proves nothing."
+        ill = "Targets of a collapsed or diverging encoder are easy to predict, so the prediction task proves nothing."
         return Verdict(WARN, "Cannot be told", f"{ill} {without}")
     if loss < CLEAR * best:
         less = 1 - loss / best

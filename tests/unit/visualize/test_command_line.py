@@ -15,7 +15,8 @@ from openjepa.errors import ConfigError
 
 
 def test_help_loads_neither_torch_nor_matplotlib() -> None:
-    code = "import sys, openjepa.cli.visualize; print([m for m in ('torch', 'matplotlib', 'jinja2', 'PIL', 'numpy') if m in sys.modules])"
+    heavy = ("torch", "matplotlib", "jinja2", "PIL", "numpy")
+    code = f"import sys, openjepa.cli.visualize; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -110,8 +111,14 @@ def test_one_image_is_enough_for_similarity(run: Path, tmp_path: Path) -> None:
         (["report", "/nowhere"], "not a run directory"),
     ],
 )
-def test_mistakes_are_one_line(run: Path, tmp_path: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str],
-                               monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_mistakes_are_one_line(
+    run: Path,
+    tmp_path: Path,
+    words: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["visualize", *(str(run) if word == "RUN" else word for word in words)]) == 2
     said = capsys.readouterr().err

@@ -69,8 +69,10 @@ def test_a_whole_run(run: Path) -> None:
     assert "Healthy" in page.text
     assert "It learned" in page.text
     assert page.text.index("It learned") < page.text.index("Curves"), "the answer stands first"
-    for words in ("45.0 %", "39.0 %", "28.0 %", "Position alone explains", "Changed from the recipe ijepa-tiny", "model.dim",
-                  "cpu: no GPU was found", "None: the run lists no file", "openjepa.load", "--resume", "by chance it would be"):  # fmt: skip
+    for words in (
+        "45.0 %", "39.0 %", "28.0 %", "Position alone explains", "Changed from the recipe ijepa-tiny", "model.dim",
+        "cpu: no GPU was found", "None: the run lists no file", "openjepa.load", "--resume", "by chance it would be",
+    ):  # fmt: skip
         assert words in page.text, words
     assert page.tags.count("img") == 2 * 3 + 3 * 4 + 2 * 4
     assert page.tags.count("svg") >= 10
@@ -193,6 +195,14 @@ def test_decisions_of_the_log_are_shown_without_its_steps(run: Path) -> None:
     ]
     assert '<td class="key-cell">precision</td><td>bf16 (AMX)</td>' in decided
     assert "loss" not in decided
+
+
+@pytest.mark.usefixtures("plain_charts")
+def test_a_slow_encoder_draws_fewer_pictures(run: Path) -> None:
+    options = ReportOptions(maps=20, masks=1, queries=1, neighbours=2, searched=50, seconds=0)
+    page = _Page(write_report(run, options=options).read_text(encoding="utf-8"))
+    assert page.tags.count("img") == 3 + 6 * 4 + 3
+    assert "out of 32;" in page.text, "one batch is always searched"
 
 
 @pytest.mark.usefixtures("plain_charts")

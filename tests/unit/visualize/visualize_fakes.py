@@ -83,8 +83,10 @@ def metric_rows(last: int = 400, every: int = 20, verdict: str = "healthy") -> l
                 "lr": 1e-3, "weight_decay": 0.04, "momentum": 0.99 + 0.01 * t, "skipped_updates": 0, "time": 1e9 + step,
                 "grad_norm": {"encoder": 0.3, "predictor": 0.1, "total": 0.32}, "images_per_s": 100.0,
                 "health": {
-                    "target_std": 0.9, "prediction_std": 0.5, "feature_std": 0.4, "rankme": 20 + 40 * t, "rankme_share": 0.2 + 0.4 * t,
-                    "mean_cosine": 0.5, "loss_on_panel": loss, "context_share": 0.5, "context_kept": 1.0, "total_steps": 400,
+                    "target_std": 0.9, "prediction_std": 0.5, "feature_std": 0.4, "rankme": 20 + 40 * t,
+                    "rankme_share": 0.2 + 0.4 * t,
+                    "mean_cosine": 0.5, "loss_on_panel": loss, "context_share": 0.5, "context_kept": 1.0,
+                    "total_steps": 400,
                     "cheats": {"mean_target": 0.4, "copy_nearest": 0.3, "position_only": None}, "verdict": verdict,
                 },
             }
@@ -95,7 +97,8 @@ def metric_rows(last: int = 400, every: int = 20, verdict: str = "healthy") -> l
 def score(subject: str, name: str, value: float, half: float = 0.02) -> dict[str, Any]:
     """A score as ``openjepa.evaluation`` writes it."""
     return {
-        "name": name, "value": value, "n_train": 1000, "n_val": 200, "subject": subject, "protocol": {"k": 20}, "seed": 0,
+        "name": name, "value": value, "n_train": 1000, "n_val": 200, "subject": subject,
+        "protocol": {"k": 20}, "seed": 0,
         "classes": ["a", "b"], "per_class": {"a": 0.9}, "interval": [value - half, value + half],
     }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Host overhead of the training loop: everything but the step, on a whole run as users start it.
 
-    python benchmarks/loop_overhead.py [--steps 200] [--threads 2] [--recipe ijepa-tiny] [override=value …]
+    python benchmarks/loop_overhead.py [--steps N] [--threads 2] [--recipe ijepa-tiny] [override=value …]
 
 ``host``: schedules, rows, TensorBoard, checkpoints, progress (aim: with ``data`` at most 3 %). ``data``: waiting for a
 batch. ``panel``: the health panel, which is device work, every ``log.every``. Probes are left out.
@@ -19,14 +19,20 @@ from measure import console, machine, pin, save, show
 from openjepa.config import load_recipe
 from openjepa.data import open_source
 from openjepa.training import read_rows, train
+from openjepa.training.plan import Plan
 
 AIM = 0.03
 
 
 def measure(recipe_name: str, steps: int, overrides: list[str], data: str) -> dict[str, float]:
     """Shares of the wall-clock over all windows but the first, which warms caches."""
-    recipe = load_recipe(recipe_name, [f"train.length={steps} steps", *overrides])
+    recipe = load_recipe(recipe_name, overrides)
     source = open_source(data, channels=recipe.data.channels, count=2048 if data == "scenes" else None)
+    # Intervals in percent are those of the whole run: a short one must not save and log more often than users do.
+    plan = Plan.make(recipe, len(source))
+    steps = steps or plan.save_every + plan.log_every
+    intervals = [f"log.every={plan.log_every} steps", f"checkpoint.every={plan.save_every} steps", "probe.every=null"]
+    recipe = load_recipe(recipe_name, [*overrides, f"train.length={steps} steps", *intervals])
     with tempfile.TemporaryDirectory() as folder:
         train(recipe, source, out=Path(folder) / "run", console=False)
         rows = read_rows(Path(folder) / "run/metrics.jsonl")[1:]
@@ -50,7 +56,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="ijepa-tiny")
     parser.add_argument("--data", default="scenes")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=0, help="0: until the first checkpoint and one row more")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("overrides", nargs="*")
     asked = parser.parse_args()
@@ -58,7 +64,7 @@ def main() -> int:
     found = measure(asked.recipe, asked.steps, asked.overrides, asked.data)
     overhead = found["data"] + found["host"]
     show(
-        f"Loop overhead, {asked.recipe}, {asked.steps} steps, {asked.threads} threads",
+        f"Loop overhead, {asked.recipe}, {asked.threads} threads",
         ["step ms", "images/s", "data", "host", "data + host", "panel", f"aim {AIM:.0%}"],
         [
             [

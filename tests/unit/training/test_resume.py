@@ -25,16 +25,24 @@ def stop_after(step: int) -> Callable[[Event], None]:
     return listen
 
 
-@pytest.mark.parametrize("overrides", [[], ["model.drop_path=0.3"], ["train.micro_batch=3", "optim.clip=0.1"]])
-@pytest.mark.parametrize("at", [1, 6, 7])
-def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, overrides: list[str], at: int) -> None:
-    recipe, source = tiny_recipe(*overrides), Generated()
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["model.drop_path=0.3"],
+        ["train.micro_batch=3", "optim.clip=0.1", "optim.final_weight_decay=0.4"],
+        ["data.workers=2", "data.cache=memory", "train.precision=bf16"],
+    ],
+)
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, overrides: list[str]) -> None:
+    """Stopped after step 1 (in a window of means), 6 (at a row) and 8 (at a checkpoint) of 12."""
+    recipe, source, cut = tiny_recipe(*overrides), Generated(), tmp_path / "cut"
     train(recipe, source, out=tmp_path / "whole", console=False)
-    first = train(recipe, source, out=tmp_path / "cut", console=False, on_event=stop_after(at))
-    assert (first.step, first.finished, first.stopped_by) == (at, False, "SIGTERM")
-    second = train(recipe, source, out=tmp_path / "cut", resume=True, console=False)
-    assert second.finished
-    assert differences(tmp_path / "whole", tmp_path / "cut") == []
+    for resume, at in ((False, 1), (True, 6), (True, 8)):
+        result = train(recipe, source, out=cut, resume=resume, console=False, on_event=stop_after(at))
+        assert (result.step, result.finished, result.stopped_by) == (at, False, "SIGTERM")
+    assert train(recipe, source, out=cut, resume=True, console=False).finished
+    assert differences(tmp_path / "whole", cut) == []
 
 
 def test_difference_would_be_seen(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 from collections.abc import Callable
 
 import torch
@@ -138,8 +137,7 @@ def main() -> None:
     for name, taken in times.items():
         ratio, low, high = paired_ratio(times["per-sample loop"], taken)
         share = taken.median / args.batch / per_image if per_image else None
-        busy = statistics.median(taken.processor)
-        busy_ratio = statistics.median(times["per-sample loop"].processor) / busy
+        busy_ratio = times["per-sample loop"].busy / taken.busy
         results[name] = {
             "seconds": taken.seconds,
             "processor_seconds": taken.processor,
@@ -155,7 +153,7 @@ def main() -> None:
                 f"±{taken.spread:.0%}",
                 f"{taken.median / args.batch * 1e6:.1f}",
                 f"{ratio:.1f}x ({low:.0f}-{high:.0f})",
-                f"{busy * 1e3:.1f}",
+                f"{taken.busy * 1e3:.1f}",
                 f"{busy_ratio:.1f}x",
                 "-" if share is None else f"{share:.3%}",
             ]

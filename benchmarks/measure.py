@@ -35,6 +35,11 @@ class Times:
         return statistics.median(self.seconds)
 
     @property
+    def busy(self) -> float:
+        """Processor time of the middle round; it does not count waiting for a neighbour."""
+        return statistics.median(self.processor)
+
+    @property
     def spread(self) -> float:
         """Half the range between the quartiles, as a share of the median (half the full range below four rounds)."""
         if len(self.seconds) < 4:
@@ -106,9 +111,15 @@ def paired_ratio(slow: Times, fast: Times) -> tuple[float, float, float]:
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
-def gemm_seconds(gemms: Iterable[Gemm], dtype: torch.dtype, device: torch.device, rounds: int = 3) -> float:
-    """Seconds the bare products of a step take, each shape timed on its own (median of ``rounds``) times its count."""
-    total = 0.0
+def gemm_seconds(
+    gemms: Iterable[Gemm], dtype: torch.dtype, device: torch.device, rounds: int = 3
+) -> tuple[float, float]:
+    """Seconds the bare products of a step take, each shape timed on its own (median of ``rounds``) times its count.
+
+    Returns:
+        Wall seconds, and seconds of processor time.
+    """
+    total = busy = 0.0
     for gemm in gemms:
         x = torch.randn(gemm.rows, gemm.inner, device=device, dtype=dtype)
         weight = torch.randn(gemm.columns, gemm.inner, device=device, dtype=dtype)
@@ -118,8 +129,10 @@ def gemm_seconds(gemms: Iterable[Gemm], dtype: torch.dtype, device: torch.device
             products += [lambda g=grad, w=weight: g @ w, lambda g=grad, x=x: g.T @ x]
         for product in products:
             product()
-            total += gemm.count * statistics.median(seconds_of(product, device) for _ in range(rounds))
-    return total
+            times = take_turns({"": product}, rounds, device, warmup=0)[""]
+            total += gemm.count * times.median
+            busy += gemm.count * times.busy
+    return total, busy
 
 
 def machine(device: torch.device) -> dict[str, object]:

@@ -303,7 +303,8 @@ class Session:
             names = ", ".join(list(bad)[:3]) + (", …" if len(bad) > 3 else "")
             self.reporter.warn(f"{len(bad)} files could not be read and were replaced by others: {names}")
         if step < total:
-            text = f"stopped by {self._signals.name or 'another process'} after step {step} of {total}, saved: continue with --out {self.out} --resume"
+            by = self._signals.name or "another process"
+            text = f"stopped by {by} after step {step} of {total}, saved: continue with --out {self.out} --resume"
         else:
             text = f"finished {total} steps in {clock_time(time.monotonic() - self._began)}; {self._verdict}; model in {self.out / MODEL}"
         self.reporter.say(text, "end", {"step": step, "total": total})

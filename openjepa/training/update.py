@@ -104,7 +104,8 @@ class Updater:
             raise TrainingError(f"a gradient is not finite (health.on_nonfinite is stop): {remedy}")
         if self.skips.in_row > health.max_skipped:
             raise TrainingError(
-                f"{self.skips.in_row} updates in a row had gradients that are not finite (health.max_skipped is {health.max_skipped}): {remedy}"
+                f"{self.skips.in_row} updates in a row had gradients that are not finite "
+                f"(health.max_skipped is {health.max_skipped}): {remedy}"
             )
 
     def _send(self, flag: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:

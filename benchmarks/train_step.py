@@ -280,7 +280,7 @@ def run(setting: Setting, names: list[str], args: argparse.Namespace) -> dict[st
         "cpu / openjepa",
         "of cpu ceiling",
         "peak MiB",
-        "GFLOP*",
+        "GFLOP",
     ]
     show(title, columns, rows, notes(setting, bare, total, names, args))
     verdict(times, setting.device)
@@ -298,15 +298,13 @@ def notes(setting: Setting, bare: float, total: float, names: list[str], args: a
     lines = [
         f"ceiling: {total / 1e9:.1f} GFLOP of matrix products at {rate / 1e9:.1f} GFLOP/s, this machine's rate at the "
         f"step's own shapes: {bare * 1e3:.0f} ms",
-        "GFLOP*: what torch's counter sees in a first step (CPU attention may be missing, for all alike)",
+        "GFLOP: what torch's counter sees in a first step (CPU attention may be missing, for all alike)",
         "cpu columns: processor time, which does not count waiting for neighbours; trust it with --threads 1 on a busy machine",
         f"{args.rounds} rounds of {args.steps} steps in turns, median; predictor {setting.predictor_dim} wide, "
         f"{setting.predictor_depth} deep, {setting.predictor_heads} heads",
     ]
     if PADDED in names:
-        lines.append(
-            "* other arithmetic: whole contexts (our default) show and predict from about 1.5 times the tokens; "
-        )
+        lines.append("* other arithmetic: whole contexts (our default) are about 1.7 times the work;")
         lines.append("  stable-pretraining as shipped predicts all targets of an image in one row, from its own masks")
     if args.peak_tflops:
         lines.append(f"MFU = of ceiling x {rate / 1e12 / args.peak_tflops:.3f} (over {args.peak_tflops} TFLOP/s)")

@@ -113,13 +113,18 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
     if plan_file.is_file():
         plan = json.loads(plan_file.read_text())
     else:
-        side_by_side([
-            {"arm": arm, "steps": CALIBRATION_STEPS, "out": str(runs / f"cal-{arm}-s{seed}"), **shared} for arm in missing
-        ])
+        side_by_side(
+            [
+                {"arm": arm, "steps": CALIBRATION_STEPS, "out": str(runs / f"cal-{arm}-s{seed}"), **shared}
+                for arm in missing
+            ]
+        )
         plan = {arm: max(int(60 * args.minutes * rate(runs / f"cal-{arm}-s{seed}")), 1) for arm in missing}
         plan_file.write_text(json.dumps(plan))
     print(f"seed {seed}: steps {plan}", flush=True)
-    seconds = side_by_side([{"arm": arm, "steps": plan[arm], "out": str(runs / f"{arm}-s{seed}"), **shared} for arm in missing])
+    seconds = side_by_side(
+        [{"arm": arm, "steps": plan[arm], "out": str(runs / f"{arm}-s{seed}"), **shared} for arm in missing]
+    )
     for arm in missing:
         run = runs / f"{arm}-s{seed}"
         last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
@@ -140,13 +145,18 @@ def table(name: str) -> str:
         one = json.loads(path.read_text())
         found.setdefault(one["arm"], []).append(one)
         found.setdefault(f"random initialisation of {one['arm']}", []).append({"samples": 0, **one["random"]})
-    lines = ["| encoder | seeds | images seen | kNN % | linear (C=1) % | linear (C chosen) % | effective rank |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| encoder | seeds | images seen | kNN % | linear (C=1) % | linear (C chosen) % | effective rank |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for arm, rows in sorted(found.items(), key=lambda item: item[0].startswith("random")):
         cells = []
         for key in ("samples", "knn", "linear c1", "linear", "rank"):
             values = [row[key] for row in rows]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 and key != "samples" else ""
-            cells.append(f"{statistics.mean(values):,.0f}" if key == "samples" else f"{statistics.mean(values):.1f}{spread}")
+            cells.append(
+                f"{statistics.mean(values):,.0f}" if key == "samples" else f"{statistics.mean(values):.1f}{spread}"
+            )
         lines.append(f"| {arm} | {len(rows)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -319,7 +319,7 @@ def _judge(recipe: Recipe, splits: Splits, run_dir: Path) -> tuple[Score, ...]:
 def _report(run_dir: Path, splits: Splits) -> tuple[Path | None, tuple[str, ...]]:
     """Write the report; without the extra it needs, say what to install instead."""
     try:
-        return write_report(run_dir, train=splits.train, held_out=splits.held_out), ()
+        return write_report(run_dir, train=splits.train, held_out=splits.held_out, origin=splits.origin), ()
     except MissingExtra as error:
         _log.warning("no report: %s", error)
         return None, (str(error),)

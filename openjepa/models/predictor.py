@@ -68,10 +68,11 @@ class NarrowPredictor(nn.Module):
         asked = (self.mask_token + positions[query.index]).to(seen.dtype)  # (R·B, K_t, P)
         x = torch.cat([seen.repeat(repeats, 1, 1), asked], dim=1)
         mask = key_mask(_joint_valid(context.ids, query, repeats))
-        for block in self.predictor_blocks:
+        *inner, final = self.predictor_blocks
+        for block in inner:
             x = block(x, mask)
-        x = self.predictor_norm(x[:, seen.shape[1] :])
-        return self.predictor_proj(x)
+        x = final(x, mask, asked.shape[1])  # nobody reads the context after this
+        return self.predictor_proj(self.predictor_norm(x))
 
     forward = predict
 

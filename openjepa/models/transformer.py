@@ -35,13 +35,24 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``(B, N, D)`` → ``(B, N, D)``; ``mask`` is ``(B, 1, 1, N)`` bool, True where a key may be seen."""
-        batch, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D/heads)
-        x = attend(query, key, value, mask)
-        return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
+    def forward(self, x: Tensor, mask: Tensor | None = None, last: int | None = None) -> Tensor:
+        """``(B, N, D)`` → ``(B, N, D)``; ``mask`` is ``(B, 1, 1, N)`` bool, True where a key may be seen.
+
+        ``last``: only the last so many tokens ask (every token answers), and only they come back.
+        """
+        if last is None:
+            query, key, value = self._heads(self.qkv(x), 3)
+        else:
+            dim = x.shape[-1]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            (query,) = self._heads(F.linear(x[:, -last:], weight[:dim], bias[:dim]), 1)
+            key, value = self._heads(F.linear(x, weight[dim:], bias[dim:]), 2)
+        return self.proj(attend(query, key, value, mask).transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor, parts: int) -> Tensor:
+        """``(B, N, parts·D)`` → ``(parts, B, heads, N, D/heads)``."""
+        batch, tokens, width = x.shape
+        return x.reshape(batch, tokens, parts, self.heads, width // parts // self.heads).permute(2, 0, 3, 1, 4)
 
 
 class Mlp(nn.Module):
@@ -68,9 +79,10 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``(B, N, D)`` → ``(B, N, D)``."""
-        x = x + self._drop(self.attn(self.norm1(x), mask))
+    def forward(self, x: Tensor, mask: Tensor | None = None, last: int | None = None) -> Tensor:
+        """``(B, N, D)`` → ``(B, N, D)``, or only the last ``last`` tokens of that, for less work."""
+        answer = self.attn(self.norm1(x), mask, last)
+        x = (x if last is None else x[:, -last:]) + self._drop(answer)
         return x + self._drop(self.mlp(self.norm2(x)))
 
     def _drop(self, branch: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openjepa.data import SceneSource, draw, render
-from openjepa.data.scene_spec import SHAPES, SceneStyle, plan_scene, scene_label, scene_labels
+from openjepa.data.scene_spec import BARE, SHAPES, SceneStyle, plan_scene, scene_label, scene_labels
 from openjepa.data.seeds import Stream, mix, mix_range, permutation, uniform
 from openjepa.errors import ConfigError, DataError
 
-DIGEST = "48405b4b0c317995300f1aa00eb1fb63b7b66a3d50104bff5eee258a1015fd95"
+DIGEST = "c5e7dfec4743a2483d94f8b09732aa3089529056b5d4c3273ef776a8d783972c"
 
 
 def digest(count=24, size=48):
@@ -24,6 +24,17 @@ def digest(count=24, size=48):
 def test_the_same_bytes_everywhere():
     """A change of this digest breaks every run and cache on scenes: raise ``scenes.VERSION`` with it."""
     assert digest() == DIGEST
+
+
+def test_things_of_one_kind_and_bare_ones():
+    for index in range(30):
+        spec = plan_scene(0, index)
+        assert 4 <= len(spec.objects) <= 6
+        assert len({thing.shape for thing in spec.objects}) == 1
+        assert len(plan_scene(0, index, BARE).objects) == 1
+    kept = [plan_scene(0, i) for i in range(200)]
+    stars = [s.objects[0].texture.kind for s in kept if s.objects[0].shape == "star"]
+    assert stars.count("stripes") / len(stars) > 0.8  # the habit; an exception now and then
 
 
 def test_global_random_state_neither_matters_nor_moves():
@@ -48,7 +59,7 @@ def test_truth_agrees_with_itself(seed, index, size):
     assert set(scene.mask.unique().tolist()) <= set(range(len(scene.objects) + 1))
     main = scene.mask == 1
     share = main.float().mean().item()
-    assert 0.015 < share < 0.45  # the labelled object is there, and is not everything
+    assert 0.003 < share < 0.45  # the labelled object is there, and is not everything
     rows, columns = main.nonzero(as_tuple=True)
     box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert scene.boxes[0].tolist() == [float(v) for v in box]
@@ -60,7 +71,7 @@ def test_mask_is_where_the_object_is():
     from dataclasses import replace
 
     for index in range(20):
-        spec = plan_scene(0, index)
+        spec = plan_scene(0, index, BARE)
         main = spec.objects[0]
         other = replace(main.texture, color=(0.0, 0.0, 0.0), second=(0.0, 0.0, 0.0))
         white = replace(main.texture, color=(1.0, 1.0, 1.0), second=(1.0, 1.0, 1.0))
@@ -113,7 +124,7 @@ def test_raw_pixels_know_little_but_something():
     labels = torch.tensor([train.label(i) for i in range(len(train))])
     votes = torch.nn.functional.one_hot(labels[(v @ x.T).topk(20, 1).indices], 10).sum(1)
     right = (votes.argmax(1) == torch.tensor([val.label(i) for i in range(len(val))])).float().mean().item()
-    assert 0.12 < right < 0.35
+    assert 0.15 < right < 0.45
 
 
 def test_gray_scenes_and_refusals():

@@ -28,7 +28,7 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {  # arm → recipe and what it c
     "no-pooled-prediction": ("ijepa-tiny", ("objective.pooled=0",)),
     "no-regulariser": ("ijepa-tiny", ("objective.regularisers=[]",)),
     "not-centred": ("ijepa-tiny", ("target.transform=layer_norm",)),
-    "random-masks": ("ijepa-tiny", ("mask={kind: random}",)),
+    "multiblock": ("ijepa-tiny", ("mask={kind: multiblock, min_keep: 4}",)),
 }
 CALIBRATION_STEPS = 60
 

@@ -4,8 +4,8 @@
 
 DATA holds ``train/`` and ``test/`` with one folder per class (the numbers in benchmarks/README.md: 10,000 + 2,000 CIFAR-10
 images). Every seed trains its arms *side by side*, each on its own share of the threads, so that noise of the machine hits
-all alike. How many steps an arm gets is settled by a short side-by-side calibration: the schedules of a recipe need to know
-the length. A run that was killed goes on where it was; a finished one is not repeated. Protocol: EMA encoder, last layer,
+all alike. How many steps an arm gets is settled once, by a short side-by-side calibration: the schedules of a recipe need to
+know the length. A run that was killed goes on where it was; a finished one is not repeated. Protocol: EMA encoder, last layer,
 mean-pooled, centred, cosine, k = 20, votes weighted by exp(cos/.07); logistic regression on standardised features at
 scikit-learn's C = 1 (``linear c1``) and with C chosen on held-out training images (``linear``).
 """
@@ -30,7 +30,7 @@ ARMS: dict[str, tuple[str, tuple[str, ...]]] = {  # arm → recipe and what it c
     "not-centred": ("ijepa-tiny", ("target.transform=layer_norm",)),
     "multiblock": ("ijepa-tiny", ("mask={kind: multiblock, min_keep: 4}",)),
 }
-CALIBRATION_STEPS = 60
+CALIBRATION_STEPS = 40
 
 
 def train_arm(arm: str, data: str, seed: int, steps: int, threads: int, out: str, extra: tuple[str, ...]) -> None:
@@ -41,7 +41,7 @@ def train_arm(arm: str, data: str, seed: int, steps: int, threads: int, out: str
 
     torch.set_num_threads(threads)
     recipe, changes = ARMS[arm]
-    quiet = ("log.every=10 %", "checkpoint.every=5 %", "probe.every=none", f"train.threads={threads}")
+    quiet = ("log.every=20 %", "checkpoint.every=10 %", "probe.every=none", f"train.threads={threads}")
     resume = (Path(out) / "config.yaml").is_file()
     openjepa.pretrain(
         data, recipe, overrides=(*changes, *quiet, *extra), steps=steps, seed=seed, out=out, resume=resume, judge=False,
@@ -64,10 +64,9 @@ def side_by_side(jobs: list[dict]) -> float:
 
 
 def rate(run: Path) -> float:
-    """Steps per second over the rows of a calibration run, the first row (warm-up) left out."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if row["step"] > 0]
-    return (rows[-1]["step"] - rows[0]["step"]) / (rows[-1]["time"] - rows[0]["time"])
+    """Steps per second at the end of a calibration run, panel and probes left out."""
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    return last["images_per_s"] * last["step"] / last["samples"]
 
 
 def score(run: Path, data: str, *, random: bool) -> dict[str, float]:
@@ -109,17 +108,13 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
         return
     runs = Path(args.runs) / args.name
     shared = {"data": args.data, "seed": seed, "threads": args.threads, "extra": tuple(args.set)}
-    plan_file = runs / f"plan-s{seed}.json"
-    if plan_file.is_file():
-        plan = json.loads(plan_file.read_text())
-    else:
-        side_by_side(
-            [
-                {"arm": arm, "steps": CALIBRATION_STEPS, "out": str(runs / f"cal-{arm}-s{seed}"), **shared}
-                for arm in missing
-            ]
-        )
-        plan = {arm: max(int(60 * args.minutes * rate(runs / f"cal-{arm}-s{seed}")), 1) for arm in missing}
+    plan_file = runs / "plan.json"
+    plan = json.loads(plan_file.read_text()) if plan_file.is_file() else {}
+    unknown = [arm for arm in missing if arm not in plan]
+    if unknown:
+        short = {"steps": CALIBRATION_STEPS, **shared}
+        side_by_side([{"arm": arm, "out": str(runs / f"calibrate-{arm}"), **short} for arm in unknown])
+        plan |= {arm: max(int(60 * args.minutes * rate(runs / f"calibrate-{arm}")), 1) for arm in unknown}
         plan_file.write_text(json.dumps(plan))
     print(f"seed {seed}: steps {plan}", flush=True)
     seconds = side_by_side(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,7 @@ def pretrain(
         console=console,
     )
     verdict = str(trained.verdict)
-    if not trained.finished or not torch.distributed.is_available() or _rank() > 0:
+    if not trained.finished or _rank() > 0:  # the first process judges and reports, alone
         return PretrainResult(trained.run_dir, verdict, trained)
     scores = _judge(resolved, splits, trained.run_dir) if judge and labelled else ()
     page, notes = _report(trained.run_dir, splits) if report else (None, ())
@@ -332,8 +333,7 @@ def _device(wish: str) -> str:
 
 
 def _rank() -> int:
-    import os
-
+    """This process's place among those a launcher started."""
     return int(os.environ.get("RANK", "0"))
 
 

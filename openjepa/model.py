@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-
 class Model:
     """What ``openjepa.load`` returns.
 

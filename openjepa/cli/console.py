@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -45,6 +46,10 @@ def score_table(scores: list[Score]) -> None:
 
 def say_result(result: PretrainResult) -> None:
     """The last lines of a training: scores, verdict, where things are, what to type next."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if not result.training.finished:
+        return  # the training has said how to resume
     typer.echo("")
     if result.scores:
         score_table(list(result.scores))

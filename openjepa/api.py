@@ -333,7 +333,7 @@ def _device(wish: str) -> str:
 
 
 def _rank() -> int:
-    """This process's place among those a launcher started."""
+    """Place of this process among those a launcher started."""
     return int(os.environ.get("RANK", "0"))
 
 

@@ -53,7 +53,7 @@ def _open(recipe: Recipe, name: str, split: str | None = None) -> Source:
     if name != "scenes":
         inside = split == "val" and os.path.isdir(name) and _has_val(name)
         return open_source(name, channels=data.channels, split="val" if inside else None)
-    count = data.scenes_count if split is None else max(data.scenes_count // 4, 2)
+    count = data.scenes_count if split is None else max(data.scenes_count // 2, 2)
     size = min(recipe.image_hw)
     return open_source(
         name,

@@ -26,13 +26,18 @@ def demo(
     """Train an I-JEPA on procedural images, score it beside raw pixels and its random start, and write the report."""
     import time
 
+    import torch
+
     from openjepa import api
+    from openjepa.training.engine import fast_bf16
 
     place = out or f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}"
+    if steps is None:
+        steps = STEPS_FAST if torch.cuda.is_available() or fast_bf16(torch.device("cpu"))[0] else STEPS_SLOW
     typer.echo(
-        f"An I-JEPA learns {api.DEFAULT_RECIPE} on the built-in scenes (no labels): {steps} steps, then scores and a report.\n"
+        f"An I-JEPA looks at built-in scenes, without labels, for {steps} steps; then it is scored and reported.\n"
     )
-    result = api.pretrain("scenes", api.DEFAULT_RECIPE, steps=steps, out=place)
+    result = api.pretrain("scenes", api.DEFAULT_RECIPE, steps=steps, out=place, overrides=("probe.every=50 %",))
     say_result(result)
     typer.echo(f"\n{learned(result)}")
     if result.report is not None:

@@ -21,7 +21,6 @@ SMALL = [
     "predictor.dim=8",
     "predictor.depth=1",
     "predictor.heads=2",
-    "mask.min_keep=2",
     "data.workers=0",
     "train.precision=fp32",
     "log.every=2 steps",

@@ -122,11 +122,11 @@ def test_an_empty_section_means_its_defaults(tmp_path: Path) -> None:
 def test_diff_names_changed_keys_and_keys_only_one_has() -> None:
     base = load_recipe("ijepa-tiny")
     assert diff_recipes(base, base) == []
-    other = load_recipe("ijepa-tiny", ["optim.lr=0.25", "mask.kind=random"])
+    other = load_recipe("ijepa-tiny", ["optim.lr=0.25", "mask.kind=multiblock"])
     rows = {key: (left, right) for key, left, right in diff_recipes(base, other)}
     assert rows["optim.lr"] == (base.optim.lr, 0.25)
-    assert rows["mask.ratio"] == (ABSENT, [0.4, 0.6])
-    assert rows["mask.targets"] == (4, ABSENT)
+    assert rows["mask.ratio"] == ([0.7, 0.7], ABSENT)
+    assert rows["mask.targets"] == (ABSENT, 4)
     assert "optim.start_lr" not in rows
 
 

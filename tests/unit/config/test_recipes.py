@@ -118,6 +118,6 @@ def test_tiny_release_is_the_published_algorithm_at_the_size_of_tiny() -> None:
     assert (release.target, release.objective) == (published.target, published.objective)
     rest = {"optim.start_lr", "optim.warmup"}
     assert {key for key in changed(release, published) if key.startswith("optim.")} == rest
-    sizes = ("arch", "dim", "depth", "heads", "patch_size")
+    sizes = ("arch", "dim", "depth", "heads")  # the patch of ijepa-tiny is coarser: more images in the same time
     assert all(getattr(tiny.model, key) == getattr(release.model, key) for key in sizes)
     assert (tiny.data.image_size, tiny.predictor.dim) == (release.data.image_size, release.predictor.dim)

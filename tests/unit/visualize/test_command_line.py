@@ -33,6 +33,8 @@ def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         str(out),
         "--count",
         "2",
+        "mask.kind=multiblock",
+        "mask.min_keep=2",
         "mask.targets=2",
     ]
     assert main(words) == 0
@@ -101,7 +103,7 @@ def test_one_image_is_enough_for_similarity(run: Path, tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         (["masks", "scenes", "--recipe", "ijepa-tini"], "ijepa-tiny"),
-        (["masks", "scenes", "mask.targts=2"], "mask.targets"),
+        (["masks", "scenes", "mask.ratoi=[0.5, 0.5]"], "mask.ratio"),
         (["masks", "/nowhere"], "/nowhere"),
         (["masks", "scenes", "--out", "masks.jpg"], "masks.png"),
         (["similarity", "scenes", "--model", "RUN", "--patch", "1;2"], "ROW,COLUMN"),

@@ -22,11 +22,11 @@ import torch
 from openjepa.config import build_recipe, list_recipes, load_recipe
 from openjepa.config.load import RecipeInfo
 from openjepa.config.schema import Recipe
-from openjepa.data import EvalTransform, Inspection, Source, Verification, open_source
+from openjepa.data import EvalTransform, Inspection, Verification
 from openjepa.data import inspect as inspect_data
 from openjepa.data import verify as verify_data
 from openjepa.data.sources import labels_of
-from openjepa.data.splits import Splits, open_splits
+from openjepa.data.splits import Splits, open_side, open_splits
 from openjepa.errors import ConfigError, DataError, MissingExtra
 from openjepa.evaluation import Score, Settings, make_probe, write_scores
 from openjepa.evaluation import evaluate as score_encoder
@@ -150,7 +150,7 @@ def evaluate(
     """
     loaded = model if isinstance(model, Model) else load(model, which=which)
     recipe, device = loaded.config, _device(device)
-    sides = [_open(name, recipe, split) for name, split in ((train, None), (val, "val"))]
+    sides = [open_side(recipe, str(train)), open_side(recipe, str(val), "val")]
     return score_encoder(
         loaded.encoder,
         loaded.normalise,
@@ -263,15 +263,6 @@ def _resolve(recipe: str | Path | Recipe | None, overrides: Sequence[str], resum
     if recipe is None and resumed is not None and (Path(resumed) / "config.yaml").is_file():
         recipe = Path(resumed) / "config.yaml"
     return load_recipe(recipe or DEFAULT_RECIPE, overrides)
-
-
-def _open(name: str | Path, recipe: Recipe, split: str | None) -> Source:
-    """A source for evaluation, scenes as the recipe would draw them."""
-    if str(name) != "scenes":
-        return open_source(name, channels=recipe.data.channels)
-    changed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": "scenes"})})
-    splits = open_splits(changed)
-    return splits.held_out if split == "val" else splits.train
 
 
 def _labelled(splits: Splits) -> bool:

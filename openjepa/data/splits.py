@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from openjepa.config.schema import Recipe
+from openjepa.data.listing import choose_split
 from openjepa.data.sources import Source, holdout, open_source
 from openjepa.errors import DataError
 
@@ -34,13 +37,13 @@ def open_splits(recipe: Recipe) -> Splits:
     data = recipe.data
     if data.source is None:
         raise DataError("no data is named: give a folder of images, a list file, or 'scenes'")
-    train = _open(recipe, data.source)
+    train = open_side(recipe, data.source)
     if recipe.probe.val is not None:
-        return Splits(train, _open(recipe, recipe.probe.val, "val"), f"{recipe.probe.val}, as asked")
+        return Splits(train, open_side(recipe, recipe.probe.val, "val"), f"{recipe.probe.val}, as asked")
     if data.source == "scenes":
-        return Splits(train, _open(recipe, "scenes", "val"), "scenes drawn with other seeds")
+        return Splits(train, open_side(recipe, "scenes", "val"), "scenes drawn with other seeds")
     if os.path.isdir(data.source) and _has_val(data.source):
-        val = _open(recipe, data.source, "val")
+        val = open_side(recipe, data.source, "val")
         return Splits(train, val, f"{val.name}, beside the training folder")
     if len(train) < 2:
         raise DataError(f"{train.name} holds {len(train)} image: training needs at least 2")
@@ -48,17 +51,21 @@ def open_splits(recipe: Recipe) -> Splits:
     return Splits(rest, tenth, f"{len(tenth):,} of {len(train):,} images set apart for judging, never trained on")
 
 
-def _open(recipe: Recipe, name: str, split: str | None = None) -> Source:
-    data = recipe.data
+def open_side(recipe: Recipe, name: str, side: Literal["train", "val"] = "train") -> Source:
+    """One side of an evaluation, read as ``recipe`` reads images.
+
+    ``val`` of a folder with both parts inside is its ``val/`` or ``test/``; of ``scenes``, scenes with other seeds.
+    """
+    data, split = recipe.data, side
     if name != "scenes":
         inside = split == "val" and os.path.isdir(name) and _has_val(name)
         return open_source(name, channels=data.channels, split="val" if inside else None)
-    count = data.scenes_count if split is None else max(data.scenes_count // 2, 2)
+    count = data.scenes_count if split == "train" else max(data.scenes_count // 2, 2)
     size = min(recipe.image_hw)
     return open_source(
         name,
         channels=data.channels,
-        split="val" if split == "val" else "train",
+        split=split,
         count=count,
         seed=SCENES_SEED,
         scene_size=max(size, 32),
@@ -67,5 +74,7 @@ def _open(recipe: Recipe, name: str, split: str | None = None) -> Source:
 
 def _has_val(folder: str) -> bool:
     """Whether a folder has both a training part and a part to judge on."""
-    names = {entry.name.lower() for entry in os.scandir(folder) if entry.is_dir()}
-    return "train" in names and bool(names & {"val", "valid", "validation", "test"})
+    try:
+        return choose_split(Path(folder), "val") is not None and choose_split(Path(folder), None)[1] != ""
+    except DataError:
+        return False

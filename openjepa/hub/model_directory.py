@@ -128,7 +128,7 @@ def load_model(path: str | Path, which: Which = "target", warn: Callable[[str], 
     if path.name == _FILES["target"] and path.is_file():
         path = path.parent
     folder = path / "model" if (path / "model" / CONFIG).is_file() else path
-    if (folder / CONFIG).is_file():
+    if (folder / CONFIG).is_file() and not _outdated(path, folder):
         parts, recipe, info = _read_model_directory(folder)
         return _assemble(parts, recipe, folder, which, info.get("card", {}).get("step"), info)
     checkpoint = _find_checkpoint(path, warn)
@@ -136,6 +136,16 @@ def load_model(path: str | Path, which: Which = "target", warn: Callable[[str], 
         raise CheckpointError(f"'{checkpoint.path}' holds no model, only {', '.join(checkpoint.tensors) or 'states'}")
     parts = split_parts(checkpoint.tensors["model"])
     return _assemble(parts, _recipe_of(checkpoint), checkpoint.path, which, checkpoint.step, {})
+
+
+def _outdated(run: Path, folder: Path) -> bool:
+    """Whether a run was resumed past the ``model/`` an earlier sitting left in it: then its checkpoints are newer."""
+    saved = list_checkpoints(run / "checkpoints") if folder != run else []
+    try:
+        written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["card"]["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # reading it in earnest says what is wrong
+    return bool(saved) and written is not None and int(saved[-1].name.partition("-")[2]) > written
 
 
 def _parts(model: nn.Module | Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:

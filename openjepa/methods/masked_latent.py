@@ -160,7 +160,7 @@ class MaskedLatent(nn.Module):
             return
         pooled = _mean_tokens(context, group.contexts[0] if len(group.contexts) == 1 else None)
         if self.pooled_head is not None:
-            answer = standardise(raw.mean(dim=1)).repeat(len(group.contexts), 1)
+            answer = standardise(raw.float().mean(dim=1)).repeat(len(group.contexts), 1)
             yield "pooled", objective.pooled, (self.pooled_head(pooled).float() - answer).square().mean()
         for term in objective.regularisers:
             yield term.kind, term.weight, _regularise(term, pooled, progress)

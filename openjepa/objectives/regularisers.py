@@ -12,7 +12,12 @@ SIGREG_NODES = 17
 
 
 def variance(z: Tensor, gamma: float = 1.0) -> Tensor:
-    """VICReg's hinge on each channel's deviation: mean_j max(0, γ − √(Var z_j + ε)) (2105.04906 eq. 1)."""
+    """VICReg's hinge on each channel's deviation: mean_j max(0, γ − √(Var z_j + ε)) (2105.04906 eq. 1).
+
+    A batch of one has no spread to speak of: 0.
+    """
+    if len(z) < 2:
+        return z.sum() * 0
     return F.relu(gamma - (z.var(dim=0) + VARIANCE_EPS).sqrt()).mean()
 
 
@@ -43,7 +48,8 @@ def sigreg(z: Tensor, seed: int, directions: int = SIGREG_DIRECTIONS) -> Tensor:
     nodes = torch.linspace(0, 3, SIGREG_NODES, device=z.device)
     gauss = torch.exp(-nodes.square() / 2)
     weights = torch.full_like(nodes, 2 * 3 / (SIGREG_NODES - 1))
-    weights[[0, -1]] /= 2
+    weights[0] /= 2
+    weights[-1] /= 2
     angle = projected[..., None] * nodes  # (B, directions, nodes)
     error = (angle.cos().mean(dim=0) - gauss).square() + angle.sin().mean(dim=0).square()
     return (error * (weights * gauss)).sum(dim=-1).mean()

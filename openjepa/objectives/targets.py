@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,6 +31,8 @@ def transform_target(features: Tensor, how: Literal["layer_norm", "centred", "no
 
 
 def standardise(pooled: Tensor) -> Tensor:
-    """``(B, D)`` → zero mean and unit deviation per channel over the batch; constant channels become zero."""
+    """``(B, D)`` → zero mean and unit deviation per channel over the batch; constant channels, and a batch of one, zero."""
     pooled = pooled.float()
+    if len(pooled) < 2:
+        return torch.zeros_like(pooled)
     return (pooled - pooled.mean(dim=0)) / (pooled.std(dim=0) + STD_EPS)

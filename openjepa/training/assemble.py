@@ -87,7 +87,7 @@ def assemble(stack: ExitStack, request: Request) -> Parts:
     state = LoopState() if checkpoint is None else restore(engine, updater, meter, checkpoint)
     notes += _settle(state, plan, source, resumed=checkpoint is not None)
 
-    micro, why = _micro_batch(recipe, plan, engine, normalise)
+    micro, why = _micro_batch(recipe, plan, engine, normalise, state)
     schedule = plan.schedule(recipe)
     start = f"starts from the weights in {init}" if init is not None else "starts from fresh weights"
     if request.resume:
@@ -98,6 +98,7 @@ def assemble(stack: ExitStack, request: Request) -> Parts:
     _speak_numbers(reporter, recipe, plan, schedule, engine, (micro, why), notes)
     # Before the feed: both seed torch's generator per sample, and the feed has a thread of its own.
     panel = HealthPanel(recipe, source, engine, normalise)
+    state.micro = micro
     feed = _open_feed(recipe, source, plan, engine, state, micro)
     stack.callback(feed.close)
     metrics = _open_records(stack, recipe, plan, engine, directory, state, checkpoint)
@@ -185,12 +186,14 @@ def _settle(state: LoopState, plan: Plan, source: Source, *, resumed: bool) -> l
     return notes
 
 
-def _micro_batch(recipe: Recipe, plan: Plan, engine: Engine, normalise: Normalise) -> tuple[int, str]:
-    """Largest micro-batch of this run, and why."""
+def _micro_batch(recipe: Recipe, plan: Plan, engine: Engine, normalise: Normalise, state: LoopState) -> tuple[int, str]:
+    """Largest micro-batch of this run, and why. A resumed run keeps its own: another cut would round differently."""
     rows = -(-plan.batch // engine.world.size)
     asked = recipe.train.micro_batch
     if asked != "auto":
         return min(asked, rows), "as asked"
+    if state.micro:
+        return min(state.micro, rows), "as before"
     bound = micro_bound(recipe, engine.method.online, engine.device)
     if bound is not None:
         size = engine.world.smallest(min(bound, rows))

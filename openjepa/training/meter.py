@@ -61,7 +61,7 @@ class Meter:
         """The window so far, summed over processes, for a checkpoint. Every process must call."""
         names = sorted(self._sums)
         sums = [self._sums[name] for name in names] + ([] if self._finite is None else [self._finite])
-        total = self._world.sum(torch.stack(sums).double()).tolist() if sums else []
+        total = self._world.sum(torch.stack(sums)).cpu().double().tolist() if sums else []
         finite = total.pop() / self._world.size if total else None
         return {
             "sums": dict(zip(names, total, strict=True)),

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from openjepa.data import Normalise
-from openjepa.errors import TrainingError
+from openjepa.errors import DataError, TrainingError
 from openjepa.hub.atomic import write_file
 from openjepa.hub.card import ModelCard
 from openjepa.hub.checkpoint import discard_after, list_checkpoints, load_last, save_checkpoint
@@ -211,9 +211,12 @@ class Session:
             encoder = engine.plain_encoder(self.recipe, tensors)
             found: dict[str, float] = {}
             for probe in self._probes:
-                found.update(
-                    {name: float(value) for name, value in probe(encoder, self.normalise, engine.device).items()}
-                )
+                try:
+                    scores = probe(encoder, self.normalise, engine.device)
+                except DataError as error:  # labels that cannot be scored are no reason to lose a training
+                    self.reporter.warn(f"step {self.state.step}: no probe: {error}")
+                    continue
+                found.update({name: float(value) for name, value in scores.items()})
             return found
 
         with self.clock.part("probe"), self.feed.pause():
@@ -241,6 +244,7 @@ class Session:
         spread_model(self.engine, found.tensors["model"])
         self.state = restore(self.engine, self.updater, self.meter, found)
         self.state.rollbacks, self.state.lr_factor = 1, self.state.lr_factor / 2
+        self._saved_at = found.step
         self._rows = [row for row in self._rows if row["step"] <= found.step]
         if self._metrics is not None:
             self._metrics.rewind(found.step)

@@ -28,7 +28,7 @@ class LoopState:
     fingerprint: identity of the data. skipped, skipped_in_row: updates left out. lr_factor: below 1 after a rollback.
     rollbacks: how many there were. bad: unreadable files. history: the rows the verdict needs when metrics are lost.
     meter: the open window of means. seconds: wall-clock of all sessions.
-    scaler: loss scale of fp16.
+    scaler: loss scale of fp16. micro: rows per forward pass, kept because free memory may differ when the run goes on.
     """
 
     step: int = 0
@@ -46,6 +46,7 @@ class LoopState:
     meter: dict[str, Any] | None = None
     seconds: float = 0.0
     scaler: dict[str, Any] | None = None
+    micro: int = 0
 
     def pack(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""

@@ -75,7 +75,9 @@ def write_scores(path: str | Path, scores: Sequence[Score]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps([score.to_dict() for score in scores], indent=2, ensure_ascii=False, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        scratch = path.with_name(f".{path.name}.new")  # renamed when whole: a kill leaves the old scores
+        scratch.write_text(text + "\n", encoding="utf-8")
+        scratch.replace(path)
     except OSError as error:
         raise DataError(f"scores cannot be written to '{path}': {error.strerror}") from error
     return path

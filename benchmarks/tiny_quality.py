@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import statistics
-import time
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "tiny_quality"
@@ -49,10 +48,9 @@ def train_arm(arm: str, data: str, seed: int, steps: int, threads: int, out: str
     )  # fmt: skip
 
 
-def side_by_side(jobs: list[dict]) -> float:
-    """Run the jobs at once, one process each; wall-clock seconds. A failed arm is an error here."""
+def side_by_side(jobs: list[dict]) -> None:
+    """Run the jobs at once, one process each. A failed arm is an error here."""
     context = multiprocessing.get_context("spawn")
-    start = time.monotonic()
     workers = [context.Process(target=train_arm, kwargs=job) for job in jobs]
     for worker in workers:
         worker.start()
@@ -60,7 +58,6 @@ def side_by_side(jobs: list[dict]) -> float:
         worker.join()
     if any(worker.exitcode for worker in workers):
         raise SystemExit(f"an arm ended with {[worker.exitcode for worker in workers]}")
-    return time.monotonic() - start
 
 
 def rate(run: Path) -> float:
@@ -117,14 +114,12 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
         plan |= {arm: max(int(60 * args.minutes * rate(runs / f"calibrate-{arm}")), 1) for arm in unknown}
         plan_file.write_text(json.dumps(plan))
     print(f"seed {seed}: steps {plan}", flush=True)
-    seconds = side_by_side(
-        [{"arm": arm, "steps": plan[arm], "out": str(runs / f"{arm}-s{seed}"), **shared} for arm in missing]
-    )
+    side_by_side([{"arm": arm, "steps": plan[arm], "out": str(runs / f"{arm}-s{seed}"), **shared} for arm in missing])
     for arm in missing:
         run = runs / f"{arm}-s{seed}"
-        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        first, *_, last = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
         found = {
-            "arm": arm, "seed": seed, "minutes": args.minutes, "threads": args.threads, "seconds": round(seconds),
+            "arm": arm, "seed": seed, "minutes": args.minutes, "threads": args.threads, "seconds": round(last["time"] - first["time"]),
             "samples": last["samples"], "verdict": last["health"]["verdict"], **score(run, args.data, random=False),
             "random": score(run, args.data, random=True),
         }  # fmt: skip

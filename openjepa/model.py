@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from openjepa.config.schema import Recipe
 from openjepa.data import EvalTransform, Normalise, read_image
+from openjepa.data.readers import read_picture
 from openjepa.errors import DataError
 from openjepa.features import extract
 from openjepa.hub.model_directory import LoadedModel
@@ -110,8 +111,5 @@ class Model:
         from PIL.Image import Image as PilImage
 
         if isinstance(item, PilImage):
-            from torchvision.transforms.v2.functional import pil_to_tensor
-
-            mode = "L" if channels == 1 else "RGB"
-            return pil_to_tensor(item.convert(mode))
+            return read_picture(item, channels)
         raise DataError(f"cannot embed a {type(item).__name__}: give a path, a PIL image or a (C, H, W) tensor")

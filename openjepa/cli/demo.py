@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 # With scores and report under five minutes on two cores: about 600 images/s with fast bfloat16, 200 without.
-STEPS_FAST, STEPS_SLOW = 1500, 700
+STEPS_FAST, STEPS_SLOW = 1100, 700
 # One thread: a model this small gains little from a second one, and loses a lot when another program wants that core.
 DEMO_CHANGES = ("probe.every=none", "train.threads=1")
 

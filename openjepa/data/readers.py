@@ -149,6 +149,16 @@ def _decode(data: bytes, channels: int, at_least: int | None) -> tuple[Pixels, b
         return orient(values, code), alpha
 
 
+def read_picture(image: Image.Image, channels: int = 3) -> Tensor:
+    """A Pillow image as :func:`read_image` would read its file: upright, alpha over white, 16 bits kept. ``(C, H, W)``.
+
+    Raises:
+        DataError: its channels are not those wanted.
+    """
+    values, alpha = _pixels(image)
+    return to_tensor(fit_channels(orient(values, _orientation(image)), channels, alpha=alpha))
+
+
 def read_image(
     file: str | os.PathLike[str] | bytes | BinaryIO,
     channels: int = 3,

@@ -13,7 +13,8 @@ from openjepa.data.sources import Source, holdout, open_source
 from openjepa.errors import DataError
 
 HELD_SHARE = 0.1  # set apart for judging when nothing else is given
-SCENES_SEED = 0  # the built-in images are one data set: seeds of a study change the training, never the data
+# Seeds of a study change the training, never the data: neither the built-in images nor which images judge.
+SCENES_SEED = HELD_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def open_splits(recipe: Recipe) -> Splits:
     """The data a recipe trains on and the images it never sees, by the first rule that applies.
 
     ``probe.val`` where given; other seeds of the built-in ``scenes``; the ``val/`` or ``test/`` beside ``train/`` in the
-    folder; else a tenth of the data, drawn with the recipe's seed and by class where there are labels.
+    folder; else a tenth of the data, drawn by class where there are labels.
 
     Raises:
         DataError: no data is named, it is not there, or it holds fewer than two images.
@@ -47,7 +48,7 @@ def open_splits(recipe: Recipe) -> Splits:
         return Splits(train, val, f"{val.name}, beside the training folder")
     if len(train) < 2:
         raise DataError(f"{train.name} holds {len(train)} image: training needs at least 2")
-    rest, tenth = holdout(train, HELD_SHARE, recipe.seed)
+    rest, tenth = holdout(train, HELD_SHARE, HELD_SEED)
     return Splits(rest, tenth, f"{len(tenth):,} of {len(train):,} images set apart for judging, never trained on")
 
 

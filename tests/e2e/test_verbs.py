@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from PIL import Image
@@ -131,17 +132,22 @@ def test_evaluate(what: str, trained: Path, photos: Path, tmp_path: Path, cli: C
     assert json.loads((tmp_path / "again.json").read_text()) == first
 
 
-def test_embed_takes_paths_pictures_and_tensors(trained: Path, photos: Path) -> None:
+def test_embed_takes_paths_pictures_and_tensors(trained: Path, photos: Path, tmp_path: Path) -> None:
     model = openjepa.load(trained)
     paths = sorted((photos / "test").rglob("*.png"))[:3]
     by_path = model.embed(paths)
     assert by_path.shape == (3, 16)
     pictures = [Image.open(path) for path in paths]
-    tensors = [torch.from_numpy(__import__("numpy").asarray(picture)).permute(2, 0, 1) for picture in pictures]
+    tensors = [torch.from_numpy(numpy.array(picture)).permute(2, 0, 1) for picture in pictures]
     assert torch.equal(model.embed(pictures), by_path)
     assert torch.equal(model.embed(torch.stack(tensors)), by_path)
     torch.testing.assert_close(model.embed(paths[0])[0], by_path[0])
     assert model.embed(paths, tokens="patch").shape == (3, 16, 16)
+    rotated = tmp_path / "rotated.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    Image.open(paths[1]).resize((24, 16)).save(rotated, exif=exif, quality=95)
+    assert torch.equal(model.embed(Image.open(rotated)), model.embed(rotated))
     with pytest.raises(DataError, match="nothing to embed"):
         model.embed([])
     with pytest.raises(DataError, match="cannot embed a int"):

@@ -33,7 +33,12 @@ def stop_after(step: int) -> Callable[[Event], None]:
         ["train.micro_batch=3", "optim.clip=0.1", "optim.final_weight_decay=0.4"],
         ["data.workers=2", "data.cache=memory", "train.precision=bf16"],
         # what ijepa-tiny adds: a further head in checkpoint and optimizer, and terms with batch statistics
-        ["objective.pooled=1", "target.transform=centred", "objective.regularisers=[{kind: vicreg}]", "mask={kind: random}"],
+        [
+            "objective.pooled=1",
+            "target.transform=centred",
+            "objective.regularisers=[{kind: vicreg}]",
+            "mask={kind: random}",
+        ],
     ],
 )
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, overrides: list[str]) -> None:

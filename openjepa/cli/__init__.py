@@ -86,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return _fail(f"out of memory: {error or 'lower train.batch_size or data.image_size'}", 2, verbose)
     except Exception as error:  # our bug, still said in one line
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            return _fail("the device ran out of memory: lower train.micro_batch or data.image_size", 2, verbose)
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"unexpected {reason[:300]} (a bug: run again with -v and report the trace)", 70, verbose)
 

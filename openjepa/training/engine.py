@@ -86,6 +86,9 @@ class Engine:
         self.method = method.to(self.device)
         self.model = self.method
         if self.compile:
+            # One block's code serves encoder, target, predictor, its last block, with and without masks and gradients:
+            # more variants than torch's default limit of 8, past which it goes on uncompiled with no more than a log line.
+            torch._dynamo.config.recompile_limit = 64
             for block in _blocks(self.method):
                 block.compile()  # block by block: one small graph, compiled once, for any depth
         if self.strategy == "fsdp2":
@@ -93,7 +96,7 @@ class Engine:
         elif self.strategy == "ddp":
             devices = [self.device] if self.device.type == "cuda" else None
             self.model = nn.parallel.DistributedDataParallel(
-                self.method, device_ids=devices, gradient_as_bucket_view=True
+                self.method, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False
             )
         self.method.train()
         return self.method

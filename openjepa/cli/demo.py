@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,9 +20,9 @@ DEMO_CHANGES = ("probe.every=none", "train.threads=1")
 
 @app.command()
 def demo(
-    out: Annotated[Optional[str], typer.Option(help="run directory; default runs/demo-DATE")] = None,  # noqa: UP045
+    out: Annotated[str | None, typer.Option(help="run directory; default runs/demo-DATE")] = None,
     steps: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             min=1, help=f"training steps; default {STEPS_FAST}, or {STEPS_SLOW} on a CPU without fast bfloat16"
         ),

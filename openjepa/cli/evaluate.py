@@ -80,13 +80,12 @@ def _score(what: str, json: Path | None, **options: Any) -> None:
 
 def show_scores(scores: Sequence[Score], console: Console) -> None:
     """Print a table of scores with intervals, and their protocols below it."""
-    table = Table("encoder", "score", "value", "95 % interval", "train", "val", box=None, pad_edge=False)
-    for score in scores:
-        low, high = score.interval
-        interval = f"{100 * low:.1f}–{100 * high:.1f}"
-        counts = f"{score.n_train:,}", f"{score.n_val:,}"
-        table.add_row(score.subject, score.name, f"{100 * score.value:.1f} %", interval, *counts)
+    from openjepa.evaluation import notes, table_rows
+
+    head, rows = table_rows(scores)
+    table = Table(*head, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
-    for score in scores:
-        note = f"{score.subject}, {score.name}: {score.protocol_line}"
+    for note in notes(scores):
         console.print(note, markup=False, style="dim")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +14,40 @@ from openjepa.data import Source
 from openjepa.errors import ConfigError, nearest
 from openjepa.evaluation.knn import knn
 from openjepa.evaluation.linear import linear
+from openjepa.evaluation.request import Bench, Evaluator, Request, Settings
 from openjepa.evaluation.score import Score
 from openjepa.features import Features, cached_extract, cached_raw_pixels
-from openjepa.features.extraction import Layers, Precision
+from openjepa.features.extraction import Layers, Precision, TokenKind
 from openjepa.types import Encoder
 
 log = logging.getLogger(__name__)
 
 RAW_PIXELS = "raw pixels"
+SIDES = ("train", "val")
 OnEvaluate = Callable[[str, str, int, int], None]  # subject, side (train or val), samples done, samples in all
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the evaluators read. k, temperature: of kNN. c: of linear (None: chosen on held-out train). seed: of draws."""
-
-    k: int = 20
-    temperature: float | None = 0.07
-    c: float | None = None
-    seed: int = 0
+ALIASES: Mapping[str, str] = {"logistic": "linear"}  # second names
+ALL = "all"  # every cheap evaluator
 
 
-Evaluator = Callable[[Features, Features, Settings, str], Score]
+def _knn(request: Request) -> list[Score]:
+    settings = request.settings
+    train, val = request.pair
+    score = knn(train, val, k=settings.k, temperature=settings.temperature, subject=request.subject, seed=settings.seed)
+    return [score]
 
-EVALUATORS: Mapping[str, Evaluator] = {
-    "knn": lambda train, val, settings, subject: knn(
-        train, val, k=settings.k, temperature=settings.temperature, subject=subject, seed=settings.seed
-    ),
-    "linear": lambda train, val, settings, subject: linear(
-        train, val, c=settings.c, subject=subject, seed=settings.seed
-    ),
-}
+
+def _linear(request: Request) -> list[Score]:
+    train, val = request.pair
+    return [linear(train, val, c=request.settings.c, subject=request.subject, seed=request.settings.seed)]
+
+
+_ENTRIES = (
+    Evaluator("knn", _knn, help="accuracy of the k nearest training images by centred cosine", cheap=True),
+    Evaluator("linear", _linear, help="accuracy of logistic regression to convergence", cheap=True),
+)
+EVALUATORS: Mapping[str, Evaluator] = {entry.name: entry for entry in _ENTRIES}
 
 
 def evaluate(
@@ -72,7 +75,7 @@ def evaluate(
     Args:
         encoder: any :class:`openjepa.types.Encoder`. normalise: pixels to its input.
         train_source, val_source: labelled data; classes are matched by name.
-        what: ``knn``, ``linear``, or several.
+        what: a name in ``EVALUATORS``, several, or ``all``: every cheap one.
         transform: evaluation transform for both sides.
         subject: how the scores call ``encoder``.
         baselines: other encoders for the same input by name, e.g. ``{"random initialisation": fresh}``.
@@ -88,47 +91,85 @@ def evaluate(
         ConfigError: an unknown evaluator or setting.
         DataError: no labels, fewer than two classes, a validation class that train has not, nothing readable.
     """
-    names = _asked(what)
+    entries = _asked(what)
     settings = settings or Settings()
     if train_source.fingerprint() == val_source.fingerprint():
         log.warning("train and val are the same data (%s): the scores say nothing of new images", train_source.name)
-    reading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "cache_dir": cache_dir}
-
-    def progress(name: str, side: str, source: Source) -> Callable[[int], None] | None:
-        return None if on_progress is None else lambda done: on_progress(name, side, done, len(source))
-
-    def encoded(name: str, model: Encoder, side: str, source: Source) -> Features:
-        return cached_extract(
-            model,
-            source,
-            transform,
-            normalise=normalise,
-            device=device,
-            layers=layers,
-            precision=precision,
-            on_progress=progress(name, side, source),
-            **reading,
-        )
-
-    def pixels(name: str, side: str, source: Source) -> Features:
-        return cached_raw_pixels(source, transform, on_progress=progress(name, side, source), **reading)
-
-    scores = []
-    for name, model in {subject: encoder, **(baselines or {})}.items():
-        pair = [encoded(name, model, side, data) for side, data in (("train", train_source), ("val", val_source))]
-        scores += [EVALUATORS[kind](pair[0], pair[1], settings, name) for kind in names]
+    bench = Bench(
+        encoder,
+        normalise,
+        transform,
+        train_source,
+        val_source,
+        device=device,
+        layers=layers,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        cache_dir=cache_dir,
+    )
+    subjects: dict[str, Encoder | None] = {subject: encoder, **(baselines or {})}
     if raw_pixels:
-        pair = [pixels(RAW_PIXELS, side, data) for side, data in (("train", train_source), ("val", val_source))]
-        scores += [EVALUATORS[kind](pair[0], pair[1], settings, RAW_PIXELS) for kind in names]
+        subjects[RAW_PIXELS] = None
+    scores = []
+    for name, model in subjects.items():
+        scores += _judge(entries, name, replace(bench, encoder=model), settings, on_progress)
     return scores
 
 
-def _asked(what: str | Sequence[str]) -> list[str]:
-    """Names of evaluators, checked."""
+def _judge(
+    entries: Sequence[Evaluator], name: str, bench: Bench, settings: Settings, on_progress: OnEvaluate | None
+) -> list[Score]:
+    """All asked scores of one subject; its features are computed once per kind."""
+    pairs: dict[TokenKind, list[Features]] = {}
+    scores = []
+    for entry in entries:
+        if bench.encoder is None and entry.needs != "pooled":
+            continue  # raw pixels are one vector per image
+        request = Request(name, settings, bench=bench)
+        if entry.needs != "encoder":
+            if entry.needs not in pairs:
+                pairs[entry.needs] = [_features(bench, entry.needs, name, side, on_progress) for side in SIDES]
+            train, val = pairs[entry.needs]
+            request = replace(request, train=train, val=val)
+        scores += entry.run(request)
+    return scores
+
+
+def _features(bench: Bench, tokens: TokenKind, name: str, side: str, on_progress: OnEvaluate | None) -> Features:
+    """Features of one side, or the pixels themselves when there is no encoder; through the cache."""
+    source = bench.train_source if side == "train" else bench.val_source
+    reading: dict[str, Any] = {"batch_size": bench.batch_size, "workers": bench.workers, "cache_dir": bench.cache_dir}
+    if on_progress is not None:
+        reading["on_progress"] = lambda done: on_progress(name, side, done, len(source))
+    if bench.encoder is None:
+        return cached_raw_pixels(source, bench.transform, **reading)
+    return cached_extract(
+        bench.encoder,
+        source,
+        bench.transform,
+        normalise=bench.normalise,
+        device=bench.device,
+        tokens=tokens,
+        layers=bench.layers,
+        precision=bench.precision,
+        **reading,
+    )
+
+
+def _asked(what: str | Sequence[str]) -> list[Evaluator]:
+    """The evaluators named, checked, each once; ``all`` stands for the cheap ones."""
     names = [what] if isinstance(what, str) else list(what)
+    found: dict[str, Evaluator] = {}
     for name in names:
+        if name == ALL:
+            found.update({entry.name: entry for entry in EVALUATORS.values() if entry.cheap})
+            continue
+        name = ALIASES.get(name, name)
         if name not in EVALUATORS:
-            raise ConfigError(f"unknown evaluation '{name}': {', '.join(EVALUATORS)}{nearest(name, EVALUATORS)}")
-    if not names:
+            choices = (*EVALUATORS, *ALIASES, ALL)
+            raise ConfigError(f"unknown evaluation '{name}': {', '.join(choices)}{nearest(name, choices)}")
+        found[name] = EVALUATORS[name]
+    if not found:
         raise ConfigError(f"nothing to evaluate: name one of {', '.join(EVALUATORS)}")
-    return names
+    return list(found.values())

@@ -12,15 +12,19 @@ from typing import Any
 from openjepa.errors import DataError
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+SHARES = ("accuracy", "mAP", "recall@1", "recall@5", "recall@10")  # metrics in 0..1 that are read as per cent
 
 
 @dataclass(frozen=True)
 class Score:
-    """An accuracy. name: the evaluator (``knn``, ``linear``). value: 0..1. subject: what was judged.
+    """A number. name: the evaluator (``knn``, ``linear``). value: in the unit of ``metric``. subject: what was judged.
 
     protocol: settings that define the number. per_class: accuracy of each class that has validation samples. seed: of
-    held-out draws. n_train, n_val: labelled samples used. classes: class names. interval: 95 % Wilson interval of
-    ``value`` over the ``n_val`` samples of this one split; it says nothing about other seeds or training runs.
+    held-out draws. n_train, n_val: labelled samples used. classes: class names. interval: 95 % interval of ``value``
+    over the ``n_val`` samples of this one split (Wilson for an accuracy, bootstrap else; over draws where there are
+    several); it says nothing about other training runs. metric: ``accuracy`` (0..1), ``mAP``, ``nmi``, ``r2``, ….
+    grid_max: the best value over a grid *measured on val*; optimistic, never the score itself. draws, spread: value of
+    each draw or seed, and their standard deviation (n - 1). extra: further numbers of the same measurement.
     """
 
     name: str
@@ -33,11 +37,34 @@ class Score:
     per_class: Mapping[str, float] = field(default_factory=dict)
     interval: tuple[float, float] = (0.0, 1.0)
     seed: int = 0
+    metric: str = "accuracy"
+    higher_is_better: bool = True
+    grid_max: float | None = None
+    spread: float | None = None
+    draws: tuple[float, ...] = ()
+    extra: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def percent(self) -> str:
         """``39.4 % (37.3–41.6)``."""
         return f"{100 * self.value:.1f} % ({100 * self.interval[0]:.1f}–{100 * self.interval[1]:.1f})"
+
+    @property
+    def label(self) -> str:
+        """The evaluator, and the metric where it is no accuracy: ``knn``, ``retrieval mAP``."""
+        return self.name if self.metric == "accuracy" else f"{self.name} {self.metric}"
+
+    def shown(self, number: float) -> str:
+        """A number of this metric as text: shares in per cent, others with three digits."""
+        return f"{100 * number:.1f} %" if self.metric in SHARES else f"{number:.3g}"
+
+    @property
+    def shown_interval(self) -> str:
+        """The interval without its unit, ``37.3–41.6``; ends that may be negative stand apart."""
+        low, high = self.interval
+        if self.metric in SHARES:
+            return f"{100 * low:.1f}–{100 * high:.1f}"
+        return f"{low:.3g} to {high:.3g}"
 
     @property
     def protocol_line(self) -> str:
@@ -53,7 +80,8 @@ class Score:
         """Inverse of :meth:`to_dict`, also after JSON. Raises DataError when a field is missing or unknown."""
         try:
             low, high = raw["interval"]
-            return cls(**{**raw, "classes": tuple(raw["classes"]), "interval": (low, high)})
+            tuples = {"classes": tuple(raw["classes"]), "interval": (low, high), "draws": tuple(raw.get("draws", ()))}
+            return cls(**{**raw, **tuples})
         except (TypeError, KeyError, ValueError) as error:
             raise DataError(f"this is not a score: {error}") from error
 
@@ -94,25 +122,41 @@ def read_scores(path: str | Path) -> list[Score]:
     return [Score.from_dict(item) for item in raw]
 
 
+def table_rows(scores: Sequence[Score]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and cells of a table of scores. Columns for spread and grid maximum are there only when a score has them."""
+    spread = any(score.spread is not None for score in scores)
+    grid = any(score.grid_max is not None for score in scores)
+    head = ["encoder", "score", "value", "95 % interval"]
+    head += ["spread over draws"] * spread + ["best on val (optimistic)"] * grid + ["train", "val"]
+    rows = []
+    for score in scores:
+        row = [score.subject, score.label, score.shown(score.value), score.shown_interval]
+        row += [_optional(score, score.spread, f" of {len(score.draws)}")] * spread
+        row += [_optional(score, score.grid_max)] * grid
+        rows.append((*row, f"{score.n_train:,}", f"{score.n_val:,}"))
+    return tuple(head), rows
+
+
+def notes(scores: Sequence[Score]) -> list[str]:
+    """One line per score: its protocol, seed and further numbers; equal lines once."""
+    lines = []
+    for score in scores:
+        more = "".join(f"; {key} {_short(value)}" for key, value in score.extra.items())
+        lines.append(f"{score.subject}, {score.label}: {score.protocol_line}, seed={score.seed}{more}")
+    return list(dict.fromkeys(lines))
+
+
 def format_table(scores: Sequence[Score]) -> str:
     """A text table: what was judged, by what, value with interval, counts; the protocols below it."""
-    head = ("encoder", "score", "value", "95 % interval", "train", "val")
-    rows = [
-        (
-            score.subject,
-            score.name,
-            f"{100 * score.value:.1f} %",
-            f"{100 * score.interval[0]:.1f}–{100 * score.interval[1]:.1f}",
-            str(score.n_train),
-            str(score.n_val),
-        )
-        for score in scores
-    ]
+    head, rows = table_rows(scores)
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    notes = dict.fromkeys(f"{score.subject}, {score.name}: {score.protocol_line}" for score in scores)
-    return "\n".join(line.rstrip() for line in [*lines, "", *notes])
+    return "\n".join(line.rstrip() for line in [*lines, "", *notes(scores)])
+
+
+def _optional(score: Score, number: float | None, suffix: str = "") -> str:
+    return "" if number is None else score.shown(number) + suffix
 
 
 def _short(value: object) -> str:

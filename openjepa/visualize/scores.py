@@ -61,11 +61,13 @@ def read_scores(path: str | Path) -> list[Entry]:
     drafts: dict[str, _Draft] = {}
     for row in rows:
         single = "value" in row
+        if single and row.get("metric", "accuracy") not in _SHARES:
+            continue  # an error in pixels or a correlation is no bar between 0 and 1
         name = str(row.get("encoder") or row.get("subject") or ("trained" if single else row.get("name", "trained")))
         draft = drafts.setdefault(name, _Draft())
         draft.protocol = draft.protocol or _words(row.get("protocol"))
         draft.counts = draft.counts or _counts(row)
-        values = {str(row.get("name", "score")): row["value"]} if single else row
+        values = {_label(row): row["value"]} if single else row
         for metric, value in values.items():
             mark = _mark(value, row.get("interval") if single else (row.get("intervals") or {}).get(metric))
             if mark is not None and metric not in _NOT_SCORES:
@@ -73,7 +75,14 @@ def read_scores(path: str | Path) -> list[Entry]:
     return [Entry(name, _role(name), d.marks, d.protocol, d.counts) for name, d in drafts.items() if d.marks]
 
 
+_SHARES = ("accuracy", "mAP", "recall@1", "recall@5", "recall@10")
 _NOT_SCORES = {"n", "n_train", "n_val", "seed", "step", "k", "dim", "seconds"}
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """The evaluator, and the metric where it is no accuracy."""
+    name, metric = str(row.get("name", "score")), str(row.get("metric", "accuracy"))
+    return name if metric == "accuracy" else f"{name} {metric}"
 
 
 def _mark(value: Any, interval: Any) -> Mark | None:

@@ -80,7 +80,7 @@ def test_mistakes_in_one_line(sources, encoder, normalise, transform, tmp_path, 
     fails(sources[0], odd, r"'gren' \(did you mean 'green'\?\)")
     fails(sources[0], flat, "the val samples have no labels")
     fails(flat, sources[1], "the train samples have no labels")
-    fails(*sources, r"'kn': knn, linear \(did you mean 'knn'\?\)", what="kn")
+    fails(*sources, r"'kn': knn, linear.* \(did you mean 'knn'\?\)", what="kn")
     fails(*sources, "nothing to evaluate", what=[])
 
 

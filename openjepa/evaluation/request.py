@@ -1,0 +1,98 @@
+"""What an evaluator is and what it is given: features or a whole bench, and the settings that define its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from openjepa.data import Source
+from openjepa.evaluation.score import Score
+from openjepa.features import Features
+from openjepa.features.extraction import Layers, Precision
+from openjepa.types import Encoder
+
+Needs = Literal["pooled", "patch", "encoder"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the evaluators read.
+
+    k, temperature: of kNN. c: of linear (None: chosen on held-out train). seed: of draws. options: of evaluators that
+    have more to set, by evaluator name; each checks its own and names the ones it knows.
+    """
+
+    k: int = 20
+    temperature: float | None = 0.07
+    c: float | None = None
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All it takes to encode: for evaluators that run the encoder themselves, or ask the data more than its labels.
+
+    encoder: None when raw pixels are judged. normalise: pixels to its input. transform: evaluation transform of both
+    sides. Others as in :func:`openjepa.features.cached_extract`.
+    """
+
+    encoder: Encoder | None
+    normalise: nn.Module
+    transform: Any
+    train_source: Source
+    val_source: Source
+    device: str = "cpu"
+    layers: Layers = "last"
+    precision: Precision = "fp32"
+    batch_size: int = 64
+    workers: int = 0
+    cache_dir: str | Path | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One evaluator's task.
+
+    subject: how its scores call what is judged. train, val: features, pooled ``(N, D)`` or patch tokens ``(N, T, D)`` as
+    the evaluator needs; None for one that needs the encoder. bench: encoder and sources; None when only features exist.
+    """
+
+    subject: str
+    settings: Settings = field(default_factory=Settings)
+    train: Features | None = None
+    val: Features | None = None
+    bench: Bench | None = None
+
+    @property
+    def pair(self) -> tuple[Features, Features]:
+        """Features of both sides; what an evaluator that needs ``pooled`` or ``patch`` works on."""
+        assert self.train is not None
+        assert self.val is not None
+        return self.train, self.val
+
+    @property
+    def place(self) -> Bench:
+        """The bench of an evaluator that needs it."""
+        assert self.bench is not None
+        return self.bench
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """An entry of ``EVALUATORS``.
+
+    run: from a request to scores. needs: ``pooled`` or ``patch`` features in ``Request.train`` and ``val``, or the
+    ``encoder`` in ``Request.bench`` (raw pixels are then not judged; nor are they as ``patch``). help: one line.
+    cheap: part of ``all``.
+    """
+
+    name: str
+    run: Callable[[Request], list[Score]]
+    needs: Needs = "pooled"
+    help: str = ""
+    cheap: bool = False

@@ -17,6 +17,7 @@ from openjepa.hub.model_directory import load_model
 from openjepa.hub.strict import load_strict
 from openjepa.masking import build_masker
 from openjepa.methods import MaskedLatent, build_method
+from openjepa.objectives.across import alone
 from openjepa.optim import Schedule
 from openjepa.training.engine import Engine
 from openjepa.training.feed import Feed, Share
@@ -205,7 +206,7 @@ def _micro_batch(recipe: Recipe, plan: Plan, engine: Engine, normalise: Normalis
         masks = build_masker(recipe.mask, recipe.grid, recipe.seed)(order, epoch=0, step=0)
         batch = Batch({"image": normalise(images)}, order, order).to(engine.device)
         count = engine.method.count([masks])
-        with engine.autocast():
+        with alone(), engine.autocast():  # processes try at their own pace
             output = engine.method(batch, [masks.to(engine.device)], Progress(0, plan.total), count)
         output.loss_sum.backward()
 

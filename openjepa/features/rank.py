@@ -26,8 +26,12 @@ def rankme(x: Tensor, *, centre: bool = True) -> float:
     Raises:
         DataError: ``x`` is not a matrix of at least two finite rows.
     """
-    x = _matrix(x)
-    values = torch.linalg.svdvals(x - x.mean(0) if centre else x)  # (min(N, D),)
+    x = as_matrix(x)
+    return rankme_of(torch.linalg.svdvals(x - x.mean(0) if centre else x))
+
+
+def rankme_of(values: Tensor) -> float:
+    """:func:`rankme` from singular values ``(min(N, D),)``."""
     total = values.sum()
     if total == 0:  # all rows equal: nothing varies, which is one direction at most
         return 1.0
@@ -40,7 +44,7 @@ def participation_ratio(x: Tensor, *, centre: bool = True) -> float:
 
     Used for neural data by Gao et al. 2017 (doi 10.1101/214262). Between 1 and min(N, D); 1 when nothing varies.
     """
-    x = _matrix(x)
+    x = as_matrix(x)
     x = x - x.mean(0) if centre else x
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x  # same non-zero eigenvalues, the smaller of the two
     square = gram.square().sum()
@@ -55,7 +59,7 @@ def feature_std(x: Tensor, *, normalise: bool = False) -> float:
         normalise: scale every row to length √D first, so that 1 means spread evenly over the sphere and 0 collapse
             (Chen & He 2011.10566 §4.1, there times 1/√D).
     """
-    x = _matrix(x)
+    x = as_matrix(x)
     if normalise:
         x = torch.nn.functional.normalize(x, dim=1) * x.shape[1] ** 0.5
     return float(x.std(0, correction=0).mean())
@@ -66,13 +70,13 @@ def mean_cosine(x: Tensor, *, centre: bool = False) -> float:
 
     Exact and linear in N, from (‖Σu‖² − Σ‖u‖²) / (N(N − 1)) of the unit rows u; a zero row has cosine 0 with all.
     """
-    x = _matrix(x)
+    x = as_matrix(x)
     unit = torch.nn.functional.normalize(x - x.mean(0) if centre else x, dim=1)
     count = len(unit)
     return float((unit.sum(0).square().sum() - unit.square().sum()) / (count * (count - 1)))
 
 
-def _matrix(x: Tensor) -> Tensor:
+def as_matrix(x: Tensor) -> Tensor:
     """Float64 copy on a device that has float64, checked to be a finite matrix of two rows or more."""
     if x.ndim != 2 or len(x) < 2:
         raise DataError(f"rank measures need (N, D) features of at least 2 samples, got shape {tuple(x.shape)}")

@@ -28,7 +28,7 @@ from peers import BUILDERS, INSTALL, Step
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from openjepa.config.schema import DataConfig, ModelConfig, MultiblockMask, PredictorConfig, Recipe
+from openjepa.config.schema import DataConfig, ModelConfig, MultiblockMask, NarrowPredictorConfig, Recipe
 from openjepa.masking import build_masker
 from openjepa.methods import build_method
 from openjepa.models.sizes import Size, size_named
@@ -85,7 +85,7 @@ def openjepa_step(setting: Setting, compiled: bool = False) -> tuple[nn.Module, 
         data=DataConfig(image_size=setting.pixels),
         mask=RELEASE,
         model=ModelConfig(arch=setting.arch, patch_size=16),
-        predictor=PredictorConfig(
+        predictor=NarrowPredictorConfig(
             dim=setting.predictor_dim, depth=setting.predictor_depth, heads=setting.predictor_heads
         ),
     )
@@ -96,7 +96,7 @@ def openjepa_step(setting: Setting, compiled: bool = False) -> tuple[nn.Module, 
     places, progress = torch.arange(setting.batch, device=setting.device), Progress(0, 1000)
 
     def step(images: Tensor, group: MaskGroup) -> Tensor:
-        count = method.count([group])
+        count = method.count([group], len(images))
         with setting.autocast():
             output = forward(Batch({"image": images}, places, places), [group], progress, count)
         loss = output.loss_sum / count

@@ -83,8 +83,11 @@ def find_key(lookup: str, raw: Any = None) -> KeyInfo | None:
 
 
 def _choice(kind_key: str, raw: dict[str, Any]) -> str:
-    section = raw.get(kind_key.partition(".")[0])
-    return f"{kind_key}={section.get('kind')}" if isinstance(section, dict) else ""
+    """``mask.kind=random``: the kind ``raw`` has chosen for the section, or its default."""
+    name = kind_key.partition(".")[0]
+    section = raw.get(name)
+    default = CHOICES[name].kind if name in CHOICES else None
+    return f"{kind_key}={section.get('kind', default) if isinstance(section, dict) else default}"
 
 
 def suggest_keys(key: str, raw: dict[str, Any] | None = None) -> list[str]:

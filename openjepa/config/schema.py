@@ -7,194 +7,64 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from openjepa.config.data_parts import (
+    AugmentConfig,
+    BlockMask,
+    DataConfig,
+    MaskConfig,
+    MultiblockMask,
+    NoMask,
+    RandomMask,
+    ViewConfig,
+)
 from openjepa.config.duration import Duration
+from openjepa.config.model_parts import (
+    LinearPredictorConfig,
+    ModelConfig,
+    NarrowPredictorConfig,
+    NoPredictorConfig,
+    ObjectiveConfig,
+    PixelPredictorConfig,
+    PredictorConfig,
+    ProjectorConfig,
+    RegulariserConfig,
+    TargetConfig,
+)
+from openjepa.config.part import Part, PositiveRange, Share, ShareRange
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] > pair[1]:
-        raise ValueError("must go from low to high")
-    return pair
-
-
-ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
-PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
-
-
-class Part(BaseModel):
-    """Base of every recipe part: frozen, unknown keys forbidden."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, protected_namespaces=(), allow_inf_nan=False
-    )
-
-
-class AugmentConfig(Part):
-    """Random transforms of a training image; context and target see the same result."""
-
-    random_resized_crop: bool = Field(
-        True, description="crop a random box and resize it; off: resize short side and crop at the centre"
-    )
-    crop_scale: ShareRange = Field((0.3, 1.0), description="area of the random box as a share of the image")
-    crop_ratio: PositiveRange = Field((0.75, 4 / 3), description="width over height of the random box")
-    flip: Share = Field(0.5, description="probability of a horizontal flip")
-    color_jitter: float = Field(0.0, ge=0, description="strength s of brightness/contrast/saturation .8s and hue .2s")
-    color_jitter_prob: Share = Field(0.8, description="probability of the colour jitter")
-    grayscale: Share = Field(0.0, description="probability of dropping colour")
-    blur: Share = Field(0.0, description="probability of a Gaussian blur")
-
-
-class DataConfig(Part):
-    """Where samples come from and how they become tensors."""
-
-    source: str | None = Field(None, description="folder, list file or built-in ('scenes'); the DATA argument fills it")
-    image_size: int | tuple[int, int] = Field(224, description="pixels: one number, or height and width")
-    channels: int = Field(3, ge=1, description="channels the encoder sees; files are converted to it")
-    mean: tuple[float, ...] | None = Field(
-        None, description="per-channel mean in 0..1; none: ImageNet for 3 channels, else .5"
-    )
-    std: tuple[float, ...] | None = Field(
-        None, description="per-channel deviation in 0..1; none: ImageNet for 3 channels, else .25"
-    )
-    interpolation: Literal["bilinear", "bicubic"] = Field(
-        "bilinear", description="resampling filter (always anti-aliased)"
-    )
-    augment: AugmentConfig = AugmentConfig()
-    eval_crop: float = Field(
-        0.875, gt=0, le=1, description="evaluation: image size over resized short side before the centre crop"
-    )
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="loader processes; 0 reads in the training process"
-    )
-    cache: Literal["auto", "memory", "none"] = Field(
-        "auto", description="keep decoded images in memory ('auto': when they are small)"
-    )
-    max_bad_share: Share = Field(0.05, description="stop when more than this share of the files cannot be read")
-    scenes_count: int = Field(4096, ge=2, description="number of images the built-in 'scenes' has")
-
-
-class MultiblockMask(Part):
-    """I-JEPA multi-block masks (2301.08243 §3): several target blocks, one large context block minus the targets."""
-
-    kind: Literal["multiblock"] = "multiblock"
-    targets: int = Field(4, ge=1, description="target blocks per image")
-    target_scale: ShareRange = Field((0.15, 0.2), description="area of a target block as a share of the grid")
-    target_aspect: PositiveRange = Field((0.75, 1.5), description="height over width of a target block")
-    context_scale: ShareRange = Field((0.85, 1.0), description="area of the context block as a share of the grid")
-    min_keep: int = Field(
-        10, ge=1, description="a sample keeps more context tokens than this, else its blocks are drawn again"
-    )
-    overlap: bool = Field(False, description="leave target tokens in the context")
-    context_mode: Literal["subset", "padded", "release"] = Field(
-        "padded",
-        description="unequal contexts: 'padded' keeps all with attention masks, 'subset' cuts at random to the batch "
-        "minimum, 'release' keeps the first ids (the published code: loses the bottom rows)",
-    )
-    borders: Literal["full", "release"] = Field(
-        "full", description="'release' never covers the last row and column, as published"
-    )
-    size_draw: Literal["independent", "release"] = Field(
-        "independent", description="'release' draws scale and aspect from one uniform, as published"
-    )
-
-
-class RandomMask(Part):
-    """Random patches: a share is hidden and predicted, the rest is context."""
-
-    kind: Literal["random"] = "random"
-    ratio: ShareRange = Field((0.4, 0.6), description="share of tokens hidden, drawn per batch")
-
-
-class BlockMask(Part):
-    """Block-wise masks until a share of the grid is hidden (BEiT / data2vec)."""
-
-    kind: Literal["block"] = "block"
-    ratio: Share = Field(0.6, description="share of tokens hidden")
-    min_block: int = Field(4, ge=1, description="smallest block in tokens")
-    aspect: PositiveRange = Field((0.3, 1 / 0.3), description="height over width of a block")
-
-
-MaskConfig = Annotated[MultiblockMask | RandomMask | BlockMask, Field(discriminator="kind")]
-
-
-class ModelConfig(Part):
-    """The encoder: a vision transformer named by size, or free."""
-
-    arch: str | None = Field(
-        "vit_base", description="vit_{tiny,small,base,large,huge,giant,gigantic}; none: give dim, depth, heads"
-    )
-    patch_size: int = Field(16, ge=1, description="pixels per patch side")
-    dim: int | None = Field(None, ge=2, description="width; overrides the named size")
-    depth: int | None = Field(None, ge=1, description="blocks; overrides the named size")
-    heads: int | None = Field(None, ge=1, description="attention heads; overrides the named size")
-    mlp_ratio: float | None = Field(None, gt=0, description="MLP hidden width over width; overrides the named size")
-    drop_path: Share = Field(0.0, description="stochastic depth at the last block, linear over depth")
-    positions: Literal["sincos2d", "learned"] = Field(
-        "sincos2d", description="position table added to the patch tokens"
-    )
-    position_order: Literal["column_first", "row_first"] = Field(
-        "column_first", description="which axis the first half of sincos channels encodes: I-JEPA column, V-JEPA row"
-    )
-    init: Literal["ijepa", "vjepa2"] = Field(
-        "vjepa2", description="'vjepa2' rescales block outputs by depth; 'ijepa' (published runs) does not"
-    )
-
-
-class PredictorConfig(Part):
-    """The narrow predictor: self-attention over context and mask tokens."""
-
-    kind: Literal["narrow"] = "narrow"
-    dim: int = Field(384, ge=2, description="width")
-    depth: int = Field(6, ge=1, description="blocks")
-    heads: int | None = Field(None, ge=1, description="attention heads; none: as many as the encoder")
-    mlp_ratio: float = Field(4.0, gt=0, description="MLP hidden width over width")
-
-
-class TargetConfig(Part):
-    """The target network and what is done to its output."""
-
-    kind: Literal["ema"] = "ema"
-    momentum: tuple[Share, Share] = Field((0.996, 1.0), description="EMA momentum at the first and last step")
-    momentum_schedule: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="how momentum moves from first to last"
-    )
-    transform: Literal["layer_norm", "centred", "none"] = Field(
-        "layer_norm",
-        description="target features: affine-free layer norm; 'centred' also subtracts the batch mean at each position "
-        "and rescales channels, so that position alone predicts nothing; or as they are",
-    )
-
-
-class RegulariserConfig(Part):
-    """A term with batch statistics added to the prediction loss (accumulation is then not exact; the run says so)."""
-
-    kind: Literal["vicreg", "variance", "sigreg"] = Field(
-        description="of the mean-pooled context features: variance hinge and covariance, the hinge alone, or SIGReg"
-    )
-    weight: float = Field(1.0, ge=0, description="weight of the term beside the prediction loss")
-    covariance: float = Field(0.04, ge=0, description="vicreg only: covariance over variance (VICReg publishes 1/25)")
-
-
-class ObjectiveConfig(Part):
-    """How predictions are compared with targets."""
-
-    kind: Literal["smooth_l1", "l1", "l2"] = Field(
-        "smooth_l1", description="distance per element; 'l2' is the squared error"
-    )
-    beta: float = Field(1.0, gt=0, description="smooth-L1 threshold between squared and absolute")
-    weight: float = Field(
-        1.0, ge=0, description="weight of the latent-prediction term (0 leaves only the regularisers)"
-    )
-    pooled: float = Field(
-        0.0,
-        ge=0,
-        description="weight of predicting the mean-pooled target (standardised over the batch) from the mean-pooled context",
-    )
-    regularisers: tuple[RegulariserConfig, ...] = Field((), description="extra terms with batch statistics")
+__all__ = [
+    "AugmentConfig",
+    "BlockMask",
+    "CheckpointConfig",
+    "DataConfig",
+    "HealthConfig",
+    "LinearPredictorConfig",
+    "LogConfig",
+    "MaskConfig",
+    "ModelConfig",
+    "MultiblockMask",
+    "NarrowPredictorConfig",
+    "NoMask",
+    "NoPredictorConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "Part",
+    "PixelPredictorConfig",
+    "PositiveRange",
+    "PredictorConfig",
+    "ProbeConfig",
+    "ProjectorConfig",
+    "RandomMask",
+    "Recipe",
+    "RegulariserConfig",
+    "Share",
+    "ShareRange",
+    "TargetConfig",
+    "TrainConfig",
+    "ViewConfig",
+]
 
 
 class OptimConfig(Part):
@@ -285,11 +155,54 @@ class ProbeConfig(Part):
     knn_k: int = Field(20, ge=1, description="neighbours")
 
 
+_FITTING = {  # method: kinds of predictor and of target that make sense with it
+    "masked_latent": (("narrow", "linear", "none"), ("ema", "frozen", "self", "none")),
+    "masked_pixel": (("pixel",), ("pixels",)),
+    "joint_embedding": (("projector",), ("ema", "self", "none")),
+}
+
+
+def _misfits(recipe: Recipe) -> list[str]:
+    """Parts that cannot work together, one sentence each."""
+    predictors, targets = _FITTING[recipe.method]
+    wrong = []
+    if recipe.predictor.kind not in predictors:
+        wrong.append(
+            f"predictor.kind {recipe.predictor.kind} does not go with method {recipe.method}: {', '.join(predictors)}"
+        )
+    if recipe.target.kind not in targets:
+        wrong.append(f"target.kind {recipe.target.kind} does not go with method {recipe.method}: {', '.join(targets)}")
+    if recipe.target.weights is not None and recipe.target.kind != "frozen":
+        wrong.append(f"target.weights is read by target.kind frozen only, not {recipe.target.kind}")
+    views = sum(view.count for view in recipe.data.views)
+    if recipe.method == "joint_embedding":
+        if views < 2:
+            wrong.append(
+                f"method joint_embedding compares views of an image: data.views gives {views}, at least 2 are needed"
+            )
+        if recipe.mask.kind != "none":
+            wrong.append(f"method joint_embedding hides no patches: set mask.kind=none, not {recipe.mask.kind}")
+    elif views:
+        wrong.append(f"data.views is read by method joint_embedding only, not {recipe.method}")
+    elif recipe.mask.kind == "none" and recipe.predictor.kind != "narrow":
+        wrong.append("mask.kind none hides nothing to predict: choose multiblock, random or block")
+    if recipe.objective.kind == "info_nce" and recipe.method == "masked_pixel":
+        wrong.append("objective.kind info_nce does not go with method masked_pixel")
+    return wrong
+
+
 class Recipe(Part):
     """A whole experiment. ``config.yaml`` of a run is one of these, resolved and re-runnable."""
 
     name: str = Field(description="how the recipe is called")
-    system: Literal["ijepa"] = Field("ijepa", description="which composition of parts")
+    system: Literal["ijepa", "mae", "data2vec", "vicreg", "byol", "info_nce", "lejepa"] = Field(
+        "ijepa", description="which published system the parts make up (a name; the parts below decide)"
+    )
+    method: Literal["masked_latent", "masked_pixel", "joint_embedding"] = Field(
+        "masked_latent",
+        description="which composition: predict features of hidden patches, predict their pixels, or embed views of an "
+        "image near each other",
+    )
     form: Literal["tiny", "single-gpu", "paper", "release", "document", "custom"] = Field(
         "custom", description="what the recipe stands for"
     )
@@ -297,7 +210,7 @@ class Recipe(Part):
     data: DataConfig = DataConfig()
     mask: MaskConfig = MultiblockMask()
     model: ModelConfig = ModelConfig()
-    predictor: PredictorConfig = PredictorConfig()
+    predictor: PredictorConfig = NarrowPredictorConfig()
     target: TargetConfig = TargetConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
@@ -321,6 +234,7 @@ class Recipe(Part):
         missing = [f"model.{name}" for name in ("dim", "depth", "heads") if getattr(self.model, name) is None]
         if self.model.arch is None and missing:
             wrong.append(f"model.arch is none, so {' and '.join(missing)} must be given")
+        wrong += _misfits(self)
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -330,6 +244,23 @@ class Recipe(Part):
         """Image height and width in pixels."""
         size = self.data.image_size
         return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    @property
+    def deployed(self) -> Literal["target", "online"]:
+        """The encoder that is judged and used: the slow average where there is one, else the online encoder."""
+        return "target" if self.target.averaged else "online"
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, int]]:
+        """Names of the image groups in a training batch, with height and width: ``image``, or one per view."""
+        if not self.data.views:
+            return {"image": self.image_hw}
+        sides = [
+            self.image_hw if view.image_size is None else (view.image_size, view.image_size)
+            for view in self.data.views
+            for _ in range(view.count)
+        ]
+        return {f"view{number}": side for number, side in enumerate(sides)}
 
     @property
     def grid(self) -> tuple[int, int]:

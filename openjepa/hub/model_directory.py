@@ -1,7 +1,8 @@
 """``model/``: what a run leaves for others: weights as safetensors, recipe as JSON, a card. Written and read here.
 
-``model.safetensors`` is the target encoder, the network that is judged and deployed; ``predictor.safetensors`` and
-``online.safetensors`` lie beside it, so that a model directory is enough to predict, look inside and train on.
+``model.safetensors`` is the encoder that is judged and deployed: the slow average where a method keeps one, else the
+online encoder. ``predictor.safetensors`` and the other encoder (``online.safetensors``, or a frozen teacher's
+``target.safetensors``) lie beside it, so that a model directory is enough to predict, look inside and train on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pydantic import ValidationError
@@ -29,18 +30,18 @@ from openjepa.hub.checkpoint import Checkpoint, list_checkpoints, load_last, rea
 from openjepa.hub.strict import load_strict
 from openjepa.hub.tensorfile import read_tensors
 from openjepa.models import build_encoder, build_predictor
-from openjepa.models.predictor import NarrowPredictor
 from openjepa.models.vit import VisionTransformer
 
 FORMAT = "openjepa-model"
 VERSION = 1
 CONFIG, README = "config.json", "README.md"
-Which = Literal["target", "online"]
-_FILES = {"target": "model.safetensors", "predictor": "predictor.safetensors", "online": "online.safetensors"}
+Which = Literal["deployed", "target", "online"]
+DEPLOYED = "model.safetensors"
 _CONTENT = {
-    "model.safetensors": "the target encoder (moving average): the one to use",
+    DEPLOYED: "the encoder to use",
     "predictor.safetensors": "the predictor",
     "online.safetensors": "the online encoder",
+    "target.safetensors": "the frozen teacher",
     CONFIG: "recipe, architecture, scores",
 }
 _log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class LoadedModel:
     encoder: VisionTransformer
     target: VisionTransformer | None
     online: VisionTransformer | None
-    predictor: NarrowPredictor | None
+    predictor: nn.Module | None
     config: Recipe
     source: Path
     which: Which
@@ -90,14 +91,16 @@ def save_model(
 
     Raises:
         RunError: it cannot be written; a model directory that was there is untouched.
-        CheckpointError: there is no target encoder among the parts.
+        CheckpointError: the encoder to deploy is not among the parts.
     """
     path, card = Path(path), card or ModelCard()
-    parts = _parts(model)
-    if "target" not in parts:
-        raise CheckpointError(f"cannot save '{path}': no target encoder among {', '.join(parts) or 'no parts'}")
-    architecture = _architecture(recipe, parts["target"])
-    files: dict[str, Any] = {_FILES[name]: parts[name] for name in _FILES if name in parts}
+    parts, names = _parts(model, recipe), _files(recipe)
+    if recipe.deployed not in parts:
+        raise CheckpointError(
+            f"cannot save '{path}': no {recipe.deployed} encoder among {', '.join(parts) or 'no parts'}"
+        )
+    architecture = _architecture(recipe, parts[recipe.deployed])
+    files: dict[str, Any] = {names[name]: parts[name] for name in names if name in parts}
     files[CONFIG] = {
         "format": FORMAT,
         "version": VERSION,
@@ -112,10 +115,10 @@ def save_model(
     )
 
 
-def load_model(path: str | Path, which: Which = "target", warn: Callable[[str], None] = _log.warning) -> LoadedModel:
+def load_model(path: str | Path, which: Which = "deployed", warn: Callable[[str], None] = _log.warning) -> LoadedModel:
     """Load a run directory (its ``model/``, else its newest whole checkpoint), a model directory or a checkpoint.
 
-    which: the encoder to hand out. warn: receives the line that names a damaged checkpoint which was passed over.
+    which: the encoder to hand out; ``deployed`` is the slow average where there is one, else the online encoder. warn: receives the line that names a damaged checkpoint which was passed over.
     torch's random generator is left as it was.
 
     Raises:
@@ -123,9 +126,9 @@ def load_model(path: str | Path, which: Which = "target", warn: Callable[[str], 
         ConfigError: ``which`` names an encoder the source does not have.
     """
     path = Path(path)
-    if which not in ("target", "online"):
-        raise ConfigError(f"no encoder '{which}'{nearest(which, ('target', 'online'))}: choose target or online")
-    if path.name == _FILES["target"] and path.is_file():
+    if which not in get_args(Which):
+        raise ConfigError(f"no encoder '{which}'{nearest(which, get_args(Which))}: choose deployed, target or online")
+    if path.name == DEPLOYED and path.is_file():
         path = path.parent
     folder = path / "model" if (path / "model" / CONFIG).is_file() else path
     if (folder / CONFIG).is_file() and not _outdated(path, folder):
@@ -148,17 +151,28 @@ def _outdated(run: Path, folder: Path) -> bool:
     return bool(saved) and written is not None and int(saved[-1].name.partition("-")[2]) > written
 
 
-def _parts(model: nn.Module | Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-    """State dicts by part."""
+def _files(recipe: Recipe) -> dict[str, str]:
+    """File of each part this recipe's method has."""
+    names = {recipe.deployed: DEPLOYED, "predictor": "predictor.safetensors"}
+    if recipe.target.averaged:
+        names["online"] = "online.safetensors"
+    elif recipe.target.kind == "frozen":
+        names["target"] = "target.safetensors"
+    return names
+
+
+def _parts(model: nn.Module | Mapping[str, Mapping[str, Tensor]], recipe: Recipe) -> dict[str, dict[str, Tensor]]:
+    """State dicts by part; a lone encoder is the one to deploy."""
+    names = _files(recipe)
     if isinstance(model, Mapping):
-        return {name: dict(part) for name, part in model.items() if name in _FILES}
-    found = {name: getattr(model, name) for name in _FILES if isinstance(getattr(model, name, None), nn.Module)}
-    if "target" not in found:
-        found["target"] = model
+        return {name: dict(part) for name, part in model.items() if name in names}
+    found = {name: getattr(model, name) for name in names if isinstance(getattr(model, name, None), nn.Module)}
+    if recipe.deployed not in found:
+        found[recipe.deployed] = model
     return {name: part.state_dict() for name, part in found.items()}
 
 
-def _architecture(recipe: Recipe, target: Mapping[str, Tensor]) -> dict[str, Any]:
+def _architecture(recipe: Recipe, deployed: Mapping[str, Tensor]) -> dict[str, Any]:
     """What a reader wants to know of the encoder without building it."""
     with torch.device("meta"):
         encoder = build_encoder(recipe.model, recipe.image_hw, recipe.data.channels)
@@ -169,7 +183,7 @@ def _architecture(recipe: Recipe, target: Mapping[str, Tensor]) -> dict[str, Any
         "patch_size": recipe.model.patch_size,
         "image_size": list(recipe.image_hw),
         "channels": recipe.data.channels,
-        "parameters": sum(tensor.numel() for tensor in target.values()),
+        "parameters": sum(tensor.numel() for tensor in deployed.values()),
     }
 
 
@@ -203,9 +217,10 @@ def _read_model_directory(folder: Path) -> tuple[dict[str, dict[str, Tensor]], R
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error).splitlines()[0]
         raise CheckpointError(f"'{folder / CONFIG}' holds no recipe this version knows ({what})") from error
-    parts = {name: read_tensors(folder / file) for name, file in _FILES.items() if (folder / file).is_file()}
-    if "target" not in parts:
-        raise CheckpointError(f"'{folder}' is incomplete: {_FILES['target']} is missing")
+    names = _files(recipe)
+    parts = {name: read_tensors(folder / file) for name, file in names.items() if (folder / file).is_file()}
+    if recipe.deployed not in parts:
+        raise CheckpointError(f"'{folder}' is incomplete: {DEPLOYED} is missing")
     return parts, recipe, info
 
 
@@ -243,6 +258,7 @@ def _assemble(
     info: Mapping[str, Any],
 ) -> LoadedModel:
     """Build the networks the parts are for, and load them strictly."""
+    which = recipe.deployed if which == "deployed" else which
     if which not in parts:
         raise ConfigError(f"'{source}' has no {which} encoder: it holds {', '.join(parts)}")
     encoders: dict[str, VisionTransformer] = {}
@@ -252,15 +268,7 @@ def _assemble(
             if name in parts:
                 encoders[name] = build_encoder(recipe.model, recipe.image_hw, recipe.data.channels)
         if "predictor" in parts:
-            some = encoders[which]
-            predictor = build_predictor(
-                recipe.predictor,
-                embed_dim=some.embed_dim,
-                heads=some.heads,
-                grid=some.grid,
-                position_order=recipe.model.position_order,
-                init=recipe.model.init,
-            )
+            predictor = build_predictor(recipe.predictor, encoders[which], recipe.model)
     for name, module in (*encoders.items(), ("predictor", predictor)):
         if module is not None:
             try:

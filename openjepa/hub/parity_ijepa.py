@@ -19,9 +19,9 @@ from openjepa.config.duration import Duration
 from openjepa.config.schema import (
     DataConfig,
     ModelConfig,
+    NarrowPredictorConfig,
     ObjectiveConfig,
     OptimConfig,
-    PredictorConfig,
     Recipe,
     TargetConfig,
 )
@@ -30,7 +30,7 @@ from openjepa.hub.golden import Golden, Ledger, register_check
 from openjepa.hub.keymaps import Dropped
 from openjepa.hub.official import IJEPA_OFFICIAL
 from openjepa.hub.strict import load_strict
-from openjepa.methods import MaskedLatent, build_method
+from openjepa.methods import MaskedLatent
 from openjepa.models.transformer import gather_tokens
 from openjepa.optim import Schedule, build_optimizer, set_schedule
 from openjepa.types import Batch, Ids, MaskGroup, Progress
@@ -54,7 +54,7 @@ def check_ijepa(golden: Golden, ledger: Ledger) -> None:
         CheckpointError: the directory does not describe an I-JEPA our code can build.
     """
     recipe = _recipe(golden)
-    method = build_method(recipe)
+    method = MaskedLatent(recipe)
     dropped = _load(golden, method)
     steps = [_step(golden, ledger, number, method) for number in range(max(_count_steps(golden), 1))]
     _check_positions(method, dropped, ledger)
@@ -91,7 +91,7 @@ def _recipe(golden: Golden) -> Recipe:
                 heads=golden.integer("heads"),
                 mlp_ratio=golden.number("mlp_ratio"),
             ),
-            predictor=PredictorConfig(
+            predictor=NarrowPredictorConfig(
                 dim=golden.integer("predictor_dim"),
                 depth=golden.integer("predictor_depth"),
                 heads=golden.integer("predictor_heads"),
@@ -215,10 +215,10 @@ def _check_forward(method: MaskedLatent, step: _Step, ledger: Ledger) -> None:
     """Encoder, masked encoder, target and predictor on the first step's input."""
     images, group = step.batch.inputs["image"], step.group
     prediction, query, context = method.predict(images, group)
-    target = method.targets(images)  # (B, N, D)
+    raw, target = method.targets(images)  # (B, N, D)
     ledger.compare("encoder_full", method.online.forward_features(images))
-    ledger.compare("context", context)
-    ledger.compare("target_full", method.target.forward_features(images))
+    ledger.compare("context", context.values)
+    ledger.compare("target_full", raw)
     ledger.compare("target", gather_tokens(target.repeat(len(query.index) // len(target), 1, 1), query.index))
     ledger.compare("prediction", prediction)
 

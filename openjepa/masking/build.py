@@ -6,10 +6,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from openjepa.config.schema import BlockMask, MaskConfig, MultiblockMask, RandomMask
+from openjepa.config.schema import BlockMask, MaskConfig, MultiblockMask, NoMask, RandomMask
 from openjepa.masking.blockwise import BlockwiseMasker
 from openjepa.masking.multiblock import MultiblockMasker
 from openjepa.masking.random_patches import RandomMasker
+from openjepa.masking.whole import WholeMasker
 from openjepa.types import MaskGroup
 
 
@@ -44,3 +45,5 @@ def build_masker(mask: MaskConfig, grid: tuple[int, int], seed: int) -> Masker:
             return RandomMasker(mask, grid, seed)
         case BlockMask():
             return BlockwiseMasker(mask, grid, seed)
+        case NoMask():
+            return WholeMasker(mask, grid, seed)

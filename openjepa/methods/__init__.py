@@ -1,11 +1,17 @@
 """The compositions: each names its parts in a recipe and knows no device, loop or logger."""
 
 from openjepa.config.schema import Recipe
-from openjepa.methods.masked_latent import MaskedLatent, Panel
+from openjepa.errors import ConfigError
+from openjepa.methods.base import Method, Panel
+from openjepa.methods.masked_latent import MaskedLatent
 
-__all__ = ["MaskedLatent", "Panel", "build_method"]
+__all__ = ["MaskedLatent", "Method", "Panel", "build_method"]
 
 
-def build_method(recipe: Recipe) -> MaskedLatent:
+def build_method(recipe: Recipe) -> Method:
     """The method a recipe describes, with freshly drawn weights (from torch's global generator: seed it first)."""
-    return MaskedLatent(recipe)
+    match recipe.method:
+        case "masked_latent":
+            return MaskedLatent(recipe)
+        case _:
+            raise ConfigError(f"method {recipe.method} is not built yet")

@@ -6,36 +6,28 @@ hidden patches); loss = Σ smooth-L1(ẑ, h at those positions) over blocks, tok
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from openjepa.config.schema import Recipe, RegulariserConfig
-from openjepa.models import build_encoder, build_predictor, make_target, update_ema
-from openjepa.models.predictor import NarrowPredictor
+from openjepa.methods.base import Method, Panel
+from openjepa.models import NarrowPredictor, TokenHead, build_predictor
 from openjepa.models.transformer import gather_tokens
-from openjepa.models.vit import VisionTransformer
-from openjepa.objectives import distance, masked_sum, sigreg, standardise, transform_target, variance, vicreg
+from openjepa.objectives import (
+    average_layers,
+    block_mean,
+    distance,
+    elements_per_token,
+    masked_sum,
+    sigreg,
+    standardise,
+    transform_target,
+    variance,
+    vicreg,
+)
 from openjepa.types import Batch, Ids, MaskGroup, Output, Progress, Tokens
-
-
-@dataclass(frozen=True)
-class Panel:
-    """What the health panel measures on one fixed batch; scalars unless a shape is given.
-
-    loss: prediction loss per element. cheats: loss per element of predictions that need no understanding.
-    prediction_std, target_std: deviation over tokens, averaged over channels. features: ``(B, D)`` mean-pooled target
-    encoder output; online_features: the same of the online encoder.
-    """
-
-    loss: Tensor
-    cheats: Mapping[str, Tensor]
-    prediction_std: Tensor
-    target_std: Tensor
-    features: Tensor
-    online_features: Tensor
 
 
 def stack_targets(group: MaskGroup, batch: int) -> Ids:
@@ -58,116 +50,112 @@ def stack_targets(group: MaskGroup, batch: int) -> Ids:
     return Ids(torch.cat(index), torch.cat(valid))
 
 
-class MaskedLatent(nn.Module):
-    """I-JEPA and its kin. ``online`` and ``predictor`` learn; ``target`` is the slow average and what is deployed."""
+class MaskedLatent(Method):
+    """I-JEPA, data2vec and their kin; every part is exchangeable by name (DESIGN §1)."""
 
     def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        self.recipe = recipe
-        model = recipe.model
-        self.online: VisionTransformer = build_encoder(model, recipe.image_hw, recipe.data.channels)
-        self.predictor: NarrowPredictor = build_predictor(
-            recipe.predictor,
-            embed_dim=self.online.embed_dim,
-            heads=self.online.heads,
-            grid=self.online.grid,
-            position_order=model.position_order,
-            init=model.init,
-        )
-        self.target = make_target(self.online)
+        super().__init__(recipe)
+        self.predictor = build_predictor(recipe.predictor, self.online, recipe.model)
+        self._finish()
         self.pooled_head = _pooled_head(self.online.embed_dim) if recipe.objective.pooled > 0 else None
-        if recipe.train.activation_checkpointing:
-            self.online.set_grad_checkpointing()
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The deployable encoder: the EMA target."""
-        return self.target
 
     @property
     def batch_statistics(self) -> bool:
         """Whether the loss depends on which samples share a micro-batch (then accumulation is not exact)."""
         objective = self.recipe.objective
         terms = [objective.pooled, *(term.weight for term in objective.regularisers)]
-        return any(weight > 0 for weight in terms) or self.recipe.target.transform == "centred"
+        batched = objective.kind == "info_nce" or self.recipe.target.transform == "centred"
+        return batched or any(weight > 0 for weight in terms)
 
-    def train(self, mode: bool = True) -> MaskedLatent:
-        """Training mode for what learns; the target always runs as it will be deployed."""
-        super().train(mode)
-        self.target.eval()
-        return self
+    def count(self, masks: Sequence[MaskGroup], rows: int) -> float:
+        """Supervised elements: valid target tokens (or blocks) × paired contexts × elements the distance has per token."""
+        targets = [group.targets[j] for group in masks for _, j in group.pairs]
+        blocks = self.recipe.objective.granularity == "block"
+        tokens = sum(len(ids.index) if blocks else ids.count() for ids in targets)
+        return float(tokens * elements_per_token(self.recipe.objective, self.online.embed_dim))
 
-    def count(self, masks: Sequence[MaskGroup]) -> float:
-        """Supervised elements of a batch: valid target tokens × paired contexts × D. A host number; CPU ids only."""
-        tokens = sum(group.targets[j].count() for group in masks for _, j in group.pairs)
-        return float(tokens * self.online.embed_dim)
+    def targets(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Target features of ``(B, C, H, W)``: as the network gives them, and transformed for comparison ``(B, N, D)``.
 
-    def targets(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` → transformed target features ``(B, N, D)`` float32, without gradient."""
-        with torch.no_grad():
-            return transform_target(self.target.forward_features(images), self.recipe.target.transform)
+        Without gradient, unless ``target.kind`` is none: then the online encoder learns from both sides.
+        """
+        target = self.recipe.target
+        network = self.online if self.target is None else self.target
+        with torch.set_grad_enabled(torch.is_grad_enabled() and target.kind == "none"):
+            if target.layers == 1 and target.layer_output == "block":
+                raw = network.forward_features(images)
+            else:
+                taps = network.forward_intermediates(images, target.layers, norm="none", output=target.layer_output)
+                raw = average_layers(taps, target.layer_norm)
+            return raw, transform_target(raw, target.transform)
 
-    def predict(self, images: Tensor, group: MaskGroup) -> tuple[Tensor, Ids, Tensor]:
-        """Encode the visible patches and predict the hidden ones, all blocks in one predictor call.
+    def predict(self, images: Tensor, group: MaskGroup) -> tuple[Tensor, Ids, Tokens]:
+        """Encode what is visible and predict the hidden patches, all blocks in one predictor call.
 
         Returns:
-            predictions ``(R·B, K, D)``, their ids, and the context tokens ``(B·contexts, K_c, D)``.
+            predictions ``(R·B, K, D)``, their ids, and the context tokens ``(contexts·B, K_c, D)``.
         """
-        seen = [self.online.forward_features(images, keep=ids) for ids in group.contexts]
         query = stack_targets(group, len(images))
-        context = Tokens(seen[0], group.grid, group.contexts[0]) if len(seen) == 1 else _stack_contexts(seen, group)
-        return self.predictor.predict(context, query), query, context.values
+        if isinstance(self.predictor, TokenHead):
+            whole = [self._with_mask_tokens(images, ids, group) for ids in group.contexts]  # (B, N, D) each
+            everywhere = torch.cat(whole)
+            repeats = len(query.index) // len(everywhere)
+            hidden = gather_tokens(everywhere.repeat(repeats, 1, 1), query.index)
+            seen = [gather_tokens(z, ids.index) for z, ids in zip(whole, group.contexts, strict=True)]
+            return self.predictor(hidden), query, _join(seen, group)
+        seen = [self.online.forward_features(images, keep=ids) for ids in group.contexts]
+        context = _join(seen, group)
+        assert isinstance(self.predictor, NarrowPredictor)
+        return self.predictor.predict(context, query), query, context
+
+    def _with_mask_tokens(self, images: Tensor, context: Ids, group: MaskGroup) -> Tensor:
+        """Encode every position, the mask token standing where ``context`` does not name a patch."""
+        assert isinstance(self.predictor, TokenHead)
+        index, tokens = context.index, group.grid[0] * group.grid[1]
+        shown = torch.zeros(len(index), tokens, dtype=torch.uint8, device=index.device)
+        valid = torch.ones_like(index, dtype=torch.uint8) if context.valid is None else context.valid.to(torch.uint8)
+        shown.scatter_reduce_(1, index, valid, reduce="amax")
+        return self.online.forward_features(images, replace=(shown == 0, self.predictor.mask_token))
 
     def forward(
         self, batch: Batch, masks: Sequence[MaskGroup], progress: Progress, count: float | None = None
     ) -> Output:
-        """Loss of one micro-batch.
-
-        Args:
-            batch: normalised inputs on the device. masks: its mask groups on the device.
-            progress: where the run is (seeds SIGReg's directions). count: supervised elements of this micro-batch, as
-                :meth:`count` says; given by the loop so that nothing is read back from the device.
-
-        Returns:
-            The summed loss, its element count, and detached terms per element.
-        """
+        """Loss of one micro-batch; see :meth:`Method.forward`."""
         objective = self.recipe.objective
         total = torch.zeros((), device=batch.ids.device)
         if count is None:
-            count = self.count(masks)
+            count = self.count(masks, len(batch))
         terms: dict[str, Tensor] = {}
         for group in masks:
             images = batch.inputs[group.group]
             prediction, query, context = self.predict(images, group)
-            with torch.no_grad():
-                raw = self.target.forward_features(images)  # (B, N, D)
-            full = transform_target(raw, self.recipe.target.transform)
-            target = gather_tokens(_tile(full, query), query.index)
-            loss = masked_sum(distance(objective, prediction, target), query.valid)
+            raw, full = self.targets(images)
+            loss = self._compare(prediction, gather_tokens(_tile(full, query), query.index), query.valid)
             terms["prediction"] = terms.get("prediction", 0.0) + loss.detach() / count
             total = total + objective.weight * loss
-            for name, weight, value in self._batch_terms(context, group, raw, progress):
+            for name, weight, value in self._batch_terms(context, raw, progress):
                 terms[name] = terms.get(name, 0.0) + value.detach() / len(masks)
                 total = total + weight * value * (count / len(masks))
         return Output(total, count, terms)
 
-    def _batch_terms(
-        self, context: Tensor, group: MaskGroup, raw: Tensor, progress: Progress
-    ) -> Iterator[tuple[str, float, Tensor]]:
+    def _compare(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+        """Summed loss of ``(R·B, K, D)`` predictions against targets, by token or by the mean over each block."""
+        objective = self.recipe.objective
+        if objective.granularity == "block":
+            prediction, target, valid = block_mean(prediction, valid), block_mean(target, valid), None
+        return masked_sum(distance(objective, prediction, target, valid), valid)
+
+    def _batch_terms(self, context: Tokens, raw: Tensor, progress: Progress) -> Iterator[tuple[str, float, Tensor]]:
         """Name, weight and value of every term with batch statistics, on mean-pooled context features ``(B', D)``."""
         objective = self.recipe.objective
         if self.pooled_head is None and not objective.regularisers:
             return
-        pooled = _mean_tokens(context, group.contexts[0] if len(group.contexts) == 1 else None)
+        pooled = _mean_tokens(context)
         if self.pooled_head is not None:
-            answer = standardise(raw.float().mean(dim=1)).repeat(len(group.contexts), 1)
+            answer = standardise(raw.float().mean(dim=1)).repeat(len(pooled) // len(raw), 1)
             yield "pooled", objective.pooled, (self.pooled_head(pooled).float() - answer).square().mean()
         for term in objective.regularisers:
             yield term.kind, term.weight, _regularise(term, pooled, progress)
-
-    def after_step(self, momentum: float | Tensor) -> None:
-        """Move the target towards the online encoder, after the optimizer's update (a device scalar: no host read)."""
-        update_ema(self.target, self.online, momentum)
 
     @torch.no_grad()
     def panel(self, batch: Batch, masks: Sequence[MaskGroup]) -> Panel:
@@ -178,8 +166,7 @@ class MaskedLatent(nn.Module):
         """
         group = masks[0]
         images = batch.inputs[group.group]
-        raw = self.target.forward_features(images)
-        full = transform_target(raw, self.recipe.target.transform)  # (B, N, D)
+        raw, full = self.targets(images)  # (B, N, D)
         prediction, query, _ = self.predict(images, group)
         tiled = _tile(full, query)
         target = gather_tokens(tiled, query.index)
@@ -190,19 +177,20 @@ class MaskedLatent(nn.Module):
             "position_only": gather_tokens(_tile(others, query), query.index),
             "copy_nearest": gather_tokens(tiled, nearest),
         }
+        elements = self.count([group], len(images))
         valid = torch.ones_like(query.index, dtype=torch.bool) if query.valid is None else query.valid
-        elements = valid.sum() * target.shape[-1]
-
-        def loss(guess: Tensor) -> Tensor:
-            return masked_sum(distance(self.recipe.objective, guess, target), query.valid) / elements
-
+        online = self.online.forward_features(images).float().mean(dim=1)
+        deployed = online
+        if self.recipe.target.averaged:
+            alone = self.recipe.target.layers == 1 and self.recipe.target.layer_output == "block"
+            deployed = (raw if alone else self.encoder.forward_features(images)).float().mean(dim=1)
         return Panel(
-            loss=loss(prediction),
-            cheats={name: loss(guess) for name, guess in guesses.items()},
+            loss=self._compare(prediction, target, query.valid) / elements,
+            cheats={name: self._compare(guess, target, query.valid) / elements for name, guess in guesses.items()},
             prediction_std=prediction.float()[valid].std(dim=0).mean(),
             target_std=raw.float().flatten(0, 1).std(dim=0).mean(),
-            features=raw.float().mean(dim=1),
-            online_features=self.online.forward_features(images).float().mean(dim=1),
+            features=deployed,
+            online_features=online,
         )
 
 
@@ -212,8 +200,10 @@ def _tile(features: Tensor, query: Ids) -> Tensor:
     return features if repeats == 1 else features.repeat(repeats, 1, 1)
 
 
-def _stack_contexts(seen: list[Tensor], group: MaskGroup) -> Tokens:
-    """Several contexts of one image along the batch axis, padded to the longest."""
+def _join(seen: list[Tensor], group: MaskGroup) -> Tokens:
+    """The contexts of the images: one as it is, several along the batch axis, padded to the longest."""
+    if len(seen) == 1:
+        return Tokens(seen[0], group.grid, group.contexts[0])
     longest = max(z.shape[1] for z in seen)
     values, index, valid = [], [], []
     for z, ids in zip(seen, group.contexts, strict=True):
@@ -225,13 +215,9 @@ def _stack_contexts(seen: list[Tensor], group: MaskGroup) -> Tokens:
     return Tokens(torch.cat(values), group.grid, Ids(torch.cat(index), torch.cat(valid)))
 
 
-def _mean_tokens(context: Tensor, ids: Ids | None) -> Tensor:
+def _mean_tokens(context: Tokens) -> Tensor:
     """Mean over valid context tokens: ``(B, K, D)`` → ``(B, D)`` float32."""
-    context = context.float()
-    if ids is None or ids.valid is None:
-        return context.mean(dim=1)
-    weight = ids.valid[..., None].float()
-    return (context * weight).sum(dim=1) / weight.sum(dim=1)
+    return block_mean(context.values, None if context.ids is None else context.ids.valid)[:, 0]
 
 
 def _pooled_head(dim: int) -> nn.Sequential:

@@ -1,14 +1,17 @@
 """Tokenizers, positions, transformers, predictors and their EMA. Models know no method, device, loop or logger."""
 
+from openjepa.models.build import build_predictor
 from openjepa.models.ema import make_target, update_ema
-from openjepa.models.predictor import NarrowPredictor, build_predictor
+from openjepa.models.predictor import NarrowPredictor
 from openjepa.models.sizes import SIZES, Size, size_named
+from openjepa.models.token_head import TokenHead
 from openjepa.models.vit import VisionTransformer, build_encoder
 
 __all__ = [
     "SIZES",
     "NarrowPredictor",
     "Size",
+    "TokenHead",
     "VisionTransformer",
     "build_encoder",
     "build_predictor",

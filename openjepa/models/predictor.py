@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from openjepa.config.schema import PredictorConfig
 from openjepa.errors import ConfigError
 from openjepa.models.positions import Order, resample_positions, sincos2d
 from openjepa.models.transformer import LAYER_NORM_EPS, Block, initialise, key_mask, residual
@@ -84,25 +83,3 @@ def _joint_valid(context: Ids, query: Ids, repeats: int) -> Tensor | None:
     seen = torch.ones_like(context.index, dtype=torch.bool) if context.valid is None else context.valid
     asked = torch.ones_like(query.index, dtype=torch.bool) if query.valid is None else query.valid
     return torch.cat([seen.repeat(repeats, 1), asked], dim=1)
-
-
-def build_predictor(
-    config: PredictorConfig,
-    *,
-    embed_dim: int,
-    heads: int,
-    grid: tuple[int, int],
-    position_order: Order,
-    init: Literal["ijepa", "vjepa2"],
-) -> NarrowPredictor:
-    """The predictor a recipe describes; ``heads`` is the encoder's, used when the recipe names none."""
-    return NarrowPredictor(
-        embed_dim=embed_dim,
-        grid=grid,
-        dim=config.dim,
-        depth=config.depth,
-        heads=config.heads or heads,
-        mlp_ratio=config.mlp_ratio,
-        position_order=position_order,
-        init=init,
-    )

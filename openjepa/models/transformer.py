@@ -81,9 +81,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, last: int | None = None) -> Tensor:
         """``(B, N, D)`` → ``(B, N, D)``, or only the last ``last`` tokens of that, for less work."""
+        x, branch = self.forward_parts(x, mask, last)
+        return x + branch
+
+    def forward_parts(self, x: Tensor, mask: Tensor | None = None, last: int | None = None) -> tuple[Tensor, Tensor]:
+        """The two addends of the block's output: the residual stream after attention, and the FFN's output."""
         answer = self.attn(self.norm1(x), mask, last)
         x = (x if last is None else x[:, -last:]) + self._drop(answer)
-        return x + self._drop(self.mlp(self.norm2(x)))
+        return x, self._drop(self.mlp(self.norm2(x)))
 
     def _drop(self, branch: Tensor) -> Tensor:
         if not self.training or self.drop_path == 0.0:

@@ -52,6 +52,8 @@ class VisionTransformer(nn.Module):
         position_order: channel order of the sincos table: I-JEPA ``column_first``, V-JEPA ``row_first``.
         drop_path: stochastic depth of the last block, linear over depth.
         init: published initialisation, see :func:`openjepa.models.transformer.initialise`.
+        class_token: a learned token in front of the patches. It has no position of its own (MAE's is zero; a learned one
+            would only add to it), takes part in attention, and is left out of what the methods below return.
     """
 
     pos_embed: Tensor
@@ -70,6 +72,7 @@ class VisionTransformer(nn.Module):
         position_order: Order = "column_first",
         drop_path: float = 0.0,
         init: Literal["ijepa", "vjepa2"] = "vjepa2",
+        class_token: bool = False,
     ) -> None:
         super().__init__()
         if dim % heads:
@@ -87,6 +90,10 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         initialise(self, self.blocks, init)
+        self.num_prefix_tokens = int(class_token)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
+        if self.cls_token is not None:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
         if positions == "learned":
             self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1], dim))
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -97,20 +104,29 @@ class VisionTransformer(nn.Module):
         """Recompute block activations in the backward pass instead of keeping them."""
         self.grad_checkpointing = enable
 
-    def forward_features(self, x: Tensor, keep: Ids | None = None) -> Tensor:
+    def forward_features(
+        self,
+        x: Tensor,
+        keep: Ids | None = None,
+        replace: tuple[Tensor, Tensor] | None = None,
+        prefix: bool = False,
+    ) -> Tensor:
         """Encode patches, all or only those ``keep`` names (official.md §1.8: positions are added before dropping).
 
         Args:
             x: ``(B, C, H, W)`` normalised images of any size of at least one patch.
             keep: ids of the visible patches; padded rows are masked out as attention keys.
+            replace: ``(hidden (B, N) bool, token (1, 1, D))``: instead of dropping, put a token where ``hidden`` (data2vec).
+            prefix: also return the class token, in front.
 
         Returns:
             ``(B, N, D)`` after the final norm, or ``(B, K, D)`` in the order of ``keep``.
         """
-        x, mask = self._embed(x, keep)
+        x, mask = self._embed(x, keep, replace)
         for block in self.blocks:
             x = self._run(block, x, mask)
-        return self.norm(x)
+        x = self.norm(x)
+        return x if prefix else x[:, self.num_prefix_tokens :]
 
     forward = forward_features
 
@@ -120,11 +136,13 @@ class VisionTransformer(nn.Module):
         indices: int | Sequence[int] | None = None,
         keep: Ids | None = None,
         norm: Literal["final", "none"] = "final",
+        output: Literal["block", "ffn"] = "block",
     ) -> list[Tensor]:
         """Outputs of chosen blocks, each through the final norm as in the published ``out_layers`` or raw.
 
         Args:
             indices: block numbers (negative ones count from the end), or n for the last n; None for all.
+            output: the block's output, or that of its FFN before the residual sum (data2vec's targets).
 
         Returns:
             One ``(B, N, D)`` per chosen block, in ascending block order.
@@ -137,9 +155,14 @@ class VisionTransformer(nn.Module):
         x, mask = self._embed(x, keep)
         taps = []
         for i, block in enumerate(self.blocks):
-            x = self._run(block, x, mask)
+            if i in wanted and output == "ffn":
+                assert isinstance(block, Block)
+                stream, tap = block.forward_parts(x, mask)
+                x = stream + tap
+            else:
+                tap = x = self._run(block, x, mask)
             if i in wanted:
-                taps.append(self.norm(x) if norm == "final" else x)
+                taps.append((self.norm(tap) if norm == "final" else tap)[:, self.num_prefix_tokens :])
         return taps
 
     def positions_for(self, grid: tuple[int, int]) -> Tensor:
@@ -148,16 +171,24 @@ class VisionTransformer(nn.Module):
             return self.pos_embed
         return resample_positions(self.pos_embed[0], self.grid, grid)[None]
 
-    def _embed(self, x: Tensor, keep: Ids | None) -> tuple[Tensor, Tensor | None]:
+    def _embed(
+        self, x: Tensor, keep: Ids | None, replace: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         if min(x.shape[-2:]) < self.patch_size[0]:
             raise ConfigError(
                 f"an image of {x.shape[-2]}×{x.shape[-1]} px is smaller than one {self.patch_size[0]} px patch"
             )
         positions = self.positions_for((x.shape[-2] // self.patch_size[0], x.shape[-1] // self.patch_size[1]))
         tokens = self.patch_embed(x, keep)
-        if keep is None:
-            return residual(tokens + positions), None
-        return residual(tokens + positions[0][keep.index]), key_mask(keep.valid)
+        if replace is not None:
+            hidden, token = replace
+            tokens = torch.where(hidden[..., None], token.to(tokens.dtype), tokens)
+        tokens = tokens + (positions if keep is None else positions[0][keep.index])
+        valid = None if keep is None else keep.valid
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.expand(len(x), -1, -1).to(tokens.dtype), tokens], dim=1)
+            valid = None if valid is None else F.pad(valid, (1, 0), value=True)
+        return residual(tokens), key_mask(valid)
 
     def _run(self, block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
         if self.grad_checkpointing and torch.is_grad_enabled():
@@ -188,4 +219,5 @@ def build_encoder(model: ModelConfig, image_size: tuple[int, int], channels: int
         position_order=model.position_order,
         drop_path=model.drop_path,
         init=model.init,
+        class_token=model.class_token,
     )

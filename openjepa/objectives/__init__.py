@@ -1,7 +1,24 @@
 """Losses, target transforms and regularisers: functions of tensors."""
 
-from openjepa.objectives.distances import distance, masked_sum
+from openjepa.objectives.across import all_rows, all_sum, alone
+from openjepa.objectives.distances import block_mean, distance, elements_per_token, info_nce, masked_sum
 from openjepa.objectives.regularisers import covariance, sigreg, variance, vicreg
-from openjepa.objectives.targets import standardise, transform_target
+from openjepa.objectives.targets import average_layers, standardise, transform_target
 
-__all__ = ["covariance", "distance", "masked_sum", "sigreg", "standardise", "transform_target", "variance", "vicreg"]
+__all__ = [
+    "all_rows",
+    "all_sum",
+    "alone",
+    "average_layers",
+    "block_mean",
+    "covariance",
+    "distance",
+    "elements_per_token",
+    "info_nce",
+    "masked_sum",
+    "sigreg",
+    "standardise",
+    "transform_target",
+    "variance",
+    "vicreg",
+]

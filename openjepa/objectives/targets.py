@@ -30,6 +30,22 @@ def transform_target(features: Tensor, how: Literal["layer_norm", "centred", "no
     return features / (features.std(dim=(0, 1)) + STD_EPS)
 
 
+def average_layers(taps: list[Tensor], how: Literal["layer_norm", "instance_norm", "none"]) -> Tensor:
+    """Mean of K layers' ``(B, N, D)`` outputs, each normalised first (data2vec 2202.03555 §3.3): ``(B, N, D)`` float32.
+
+    ``layer_norm`` over channels (vision, text) or ``instance_norm`` over the tokens of an image (speech); no affine.
+    """
+    total = torch.zeros((), device=taps[0].device)
+    for tap in taps:
+        tap = tap.float()
+        if how == "layer_norm":
+            tap = F.layer_norm(tap, tap.shape[-1:], eps=TARGET_EPS)
+        elif how == "instance_norm":
+            tap = F.instance_norm(tap.transpose(1, 2)).transpose(1, 2)
+        total = total + tap
+    return total / len(taps)
+
+
 def standardise(pooled: Tensor) -> Tensor:
     """``(B, D)`` → zero mean and unit deviation per channel over the batch; constant channels, and a batch of one, zero."""
     pooled = pooled.float()

@@ -16,7 +16,7 @@ from openjepa.hub.checkpoint import Checkpoint, discard_after, list_checkpoints,
 from openjepa.hub.model_directory import load_model
 from openjepa.hub.strict import load_strict
 from openjepa.masking import build_masker
-from openjepa.methods import MaskedLatent, build_method
+from openjepa.methods import Method, build_method
 from openjepa.objectives.across import alone
 from openjepa.optim import Schedule
 from openjepa.training.engine import Engine
@@ -147,29 +147,41 @@ def _find_checkpoint(out: Path, engine: Engine, reporter: Reporter, resume: bool
     return found
 
 
-def _build(recipe: Recipe, checkpoint: Checkpoint | None, init: str | Path | None) -> MaskedLatent:
+def _build(recipe: Recipe, checkpoint: Checkpoint | None, init: str | Path | None) -> Method:
     """The method with its weights: saved, taken from elsewhere, or fresh (the same in every process)."""
     seed_everything(recipe.seed)
     method = build_method(recipe)
     if checkpoint is not None:
         load_strict(method, checkpoint.tensors["model"])
-    elif init is not None:
+        return method
+    if init is not None:
         _load_weights(method, Path(init))
+    if recipe.target.weights is not None:
+        _load_teacher(method, recipe.target.weights)
     return method
 
 
-def _load_weights(method: MaskedLatent, path: Path) -> None:
-    """Weights of another run, model directory or checkpoint; encoder and target from what is there, strictly."""
+def _load_weights(method: Method, path: Path) -> None:
+    """Weights of another run, model directory or checkpoint, strictly: encoder, target, and a predictor of the same kind."""
     model = load_model(path)
-    target = model.target if model.target is not None else model.encoder
-    online = model.online if model.online is not None else target
+    online = model.online if model.online is not None else model.encoder
     try:
-        load_strict(method.target, target.state_dict())
         load_strict(method.online, online.state_dict())
-        if model.predictor is not None:
+        if method.target is not None:
+            load_strict(method.target, model.encoder.state_dict())
+        if model.predictor is not None and model.config.predictor.kind == method.recipe.predictor.kind:
             load_strict(method.predictor, model.predictor.state_dict())
     except CheckpointError as error:
         raise CheckpointError(f"--init {path} does not fit this recipe: {error}") from error
+
+
+def _load_teacher(method: Method, path: str) -> None:
+    """The frozen teacher: the deployed encoder of a run or model directory, of this recipe's architecture."""
+    assert method.target is not None
+    try:
+        load_strict(method.target, load_model(path).encoder.state_dict())
+    except CheckpointError as error:
+        raise CheckpointError(f"target.weights {path} does not fit this recipe: {error}") from error
 
 
 def _settle(state: LoopState, plan: Plan, source: Source, *, resumed: bool) -> list[str]:
@@ -201,11 +213,14 @@ def _micro_batch(recipe: Recipe, plan: Plan, engine: Engine, normalise: Normalis
         return size, "the whole batch fits in memory" if size == rows else "what fits in free memory"
 
     def attempt(size: int) -> None:
-        images = torch.zeros(size, recipe.data.channels, *recipe.image_hw, device=engine.device, dtype=torch.uint8)
-        order = torch.arange(size)
+        order, shape = torch.arange(size), (size, recipe.data.channels)
         masks = build_masker(recipe.mask, recipe.grid, recipe.seed)(order, epoch=0, step=0)
-        batch = Batch({"image": normalise(images)}, order, order).to(engine.device)
-        count = engine.method.count([masks])
+        inputs = {
+            name: normalise(torch.zeros(*shape, *side, device=engine.device, dtype=torch.uint8))
+            for name, side in recipe.inputs.items()
+        }
+        batch = Batch(inputs, order, order).to(engine.device)
+        count = engine.method.count([masks], size)
         with alone(), engine.autocast():  # processes try at their own pace
             output = engine.method(batch, [masks.to(engine.device)], Progress(0, plan.total), count)
         output.loss_sum.backward()
@@ -252,7 +267,7 @@ def _open_records(
     return opened[0] if opened else None
 
 
-def _speak(reporter: Reporter, first: str, engine: Engine, source: Source, method: MaskedLatent) -> None:
+def _speak(reporter: Reporter, first: str, engine: Engine, source: Source, method: Method) -> None:
     """What is run, on what."""
     reporter.say(first)
     for choice in engine.choices:

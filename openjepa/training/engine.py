@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from openjepa.config.schema import Recipe, TrainConfig
 from openjepa.errors import ConfigError, TrainingError, nearest
 from openjepa.hub.strict import load_strict
-from openjepa.methods import MaskedLatent
+from openjepa.methods import Method
 from openjepa.models import build_encoder
 from openjepa.training.memory import keep_freed_memory
 from openjepa.training.world import World, launched
@@ -43,7 +43,7 @@ class Engine:
         method: the method on the device; call ``model`` for the forward pass (it synchronises gradients).
     """
 
-    method: MaskedLatent
+    method: Method
     model: nn.Module
 
     def __init__(self, config: TrainConfig) -> None:
@@ -81,7 +81,7 @@ class Engine:
         self.compile, why = _pick_compile(self.config, self.device, total_steps)
         self.choices.append(Choice("compile", "yes" if self.compile else "no", why))
 
-    def prepare(self, method: MaskedLatent) -> MaskedLatent:
+    def prepare(self, method: Method) -> Method:
         """Move ``method`` to the device, compile its blocks, and spread it over the processes as the strategy says."""
         self.method = method.to(self.device)
         self.model = self.method
@@ -89,7 +89,7 @@ class Engine:
             # One block's code serves encoder, target, predictor, its last block, with and without masks and gradients:
             # more variants than torch's default limit of 8, past which it goes on uncompiled with no more than a log line.
             torch._dynamo.config.recompile_limit = 64
-            for block in _blocks(self.method):
+            for block in self.method.blocks():
                 block.compile()  # block by block: one small graph, compiled once, for any depth
         if self.strategy == "fsdp2":
             self._shard()
@@ -107,18 +107,15 @@ class Engine:
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         mesh = init_device_mesh(self.device.type, (self.world.size,))
-        for block in _blocks(self.method):
+        for block in self.method.blocks():
             fully_shard(block, mesh=mesh)
-        for part in (self.method.online, self.method.predictor, self.method.target):
+        for part in self.method.parts():
             fully_shard(part, mesh=mesh)
         fully_shard(self.method, mesh=mesh)
-        for module, name in (
-            (self.method.online, "forward_features"),
-            (self.method.target, "forward_features"),
-            (self.method.predictor, "predict"),
-            (self.method, "panel"),
-        ):
-            register_fsdp_forward_method(module, name)
+        for module in (self.method, *self.method.parts()):
+            for name in ("forward_features", "forward_intermediates", "predict", "panel"):
+                if hasattr(module, name):
+                    register_fsdp_forward_method(module, name)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Autocast to the chosen precision, or nothing. Master weights, targets, losses and norms stay float32."""
@@ -151,11 +148,12 @@ class Engine:
         return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
     def plain_encoder(self, recipe: Recipe, gathered: Mapping[str, Tensor] | None) -> nn.Module:
-        """The target encoder as an ordinary module; ``gathered`` holds the method's whole weights where they are sharded."""
+        """The deployed encoder as an ordinary module; ``gathered`` holds the method's whole weights where they are sharded."""
         if gathered is None:
             return self.method.encoder
         encoder = build_encoder(recipe.model, recipe.image_hw, recipe.data.channels)
-        load_strict(encoder, {k.removeprefix("target."): v for k, v in gathered.items() if k.startswith("target.")})
+        part = f"{recipe.deployed}."
+        load_strict(encoder, {k.removeprefix(part): v for k, v in gathered.items() if k.startswith(part)})
         return encoder.to(self.device).eval().requires_grad_(False)
 
     def largest_micro_batch(self, rows: int, attempt: Callable[[int], None]) -> tuple[int, str]:
@@ -187,11 +185,6 @@ class Engine:
 def precision_name(dtype: torch.dtype | None) -> str:
     """``fp32``, ``bf16`` or ``fp16``."""
     return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
-
-
-def _blocks(method: MaskedLatent) -> list[nn.Module]:
-    """Transformer blocks of encoder, predictor and target."""
-    return [*method.online.blocks, *method.predictor.predictor_blocks, *method.target.blocks]
 
 
 def _pick_device(wish: str) -> tuple[str, str]:

@@ -61,7 +61,7 @@ class Feed:
     """Yields :class:`Work` for steps ``start`` … ``total`` − 1, in order.
 
     Args:
-        count: supervised elements of a list of (host) mask groups, as the method counts them.
+        count: supervised elements of (host) mask groups for so many samples, as the method counts them.
         pin: copy to pinned memory, for asynchronous transfers to CUDA.
         ahead: prepare in a background thread. Off when the step itself draws from torch's global generator, which
             augmentation in this process uses too.
@@ -75,7 +75,7 @@ class Feed:
         batch: int,
         total: int,
         share: Share,
-        count: Callable[[Sequence[MaskGroup]], float],
+        count: Callable[[Sequence[MaskGroup], int], float],
         start: int = 0,
         pin: bool = False,
         ahead: bool = True,
@@ -194,9 +194,9 @@ class Feed:
         micros = []
         for number, (a, b) in enumerate(parts):
             own = masks.rows(a, b)
-            count = self._count([own])
+            count = self._count([own], b - a)
             micros.append(self._micro(batch.rows(a, b), own, count, number == len(parts) - 1))
-        return Work(step, epoch, len(places), micros, self._count([group]), group.stats)
+        return Work(step, epoch, len(places), micros, self._count([group], len(places)), group.stats)
 
     def _cut(self) -> Cut:
         batch, world, mine = self.sampler.batch_size, self.share.world, self.sampler.rank_slice

@@ -62,7 +62,7 @@ class HealthPanel:
             "prediction_std": float(panel.prediction_std),
             **rank_numbers(features),
             "cheats": numbers,
-            "loss_on_panel": float(panel.loss),
+            "loss_on_panel": None if panel.loss is None else float(panel.loss),
             "online_rankme": rank_numbers(panel.online_features.float().cpu())["rankme"],
             "samples": samples,
             "width": width,

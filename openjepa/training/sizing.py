@@ -51,9 +51,11 @@ def micro_bound(recipe: Recipe, encoder: VisionTransformer, device: torch.device
     free = _free_memory()
     if free is None:
         return 256
-    tokens = encoder.grid[0] * encoder.grid[1]
+    patch = recipe.model.patch_size
+    tokens = sum((height // patch) * (width // patch) for height, width in recipe.inputs.values())
     predictor = recipe.predictor
-    floats = tokens * _ACTIVATIONS * (encoder.depth * encoder.embed_dim + 4 * predictor.depth * predictor.dim)
+    narrow = predictor.depth * predictor.dim if predictor.kind in ("narrow", "pixel") else 0
+    floats = tokens * _ACTIVATIONS * (encoder.depth * encoder.embed_dim + 4 * narrow)
     return max(int(free * _MEMORY_SHARE / (4 * floats)), 1)
 
 

@@ -105,14 +105,14 @@ def break_gradient(of: str) -> Callable[[Patch], None]:
     """One gradient is zero."""
 
     def apply(patch: Patch) -> None:
-        ours = parity_ijepa.build_method
+        ours = parity_ijepa.MaskedLatent
 
         def build(recipe):
             method = ours(recipe)
             method.get_parameter(of).register_hook(torch.zeros_like)
             return method
 
-        patch.setattr(parity_ijepa, "build_method", build)
+        patch.setattr(parity_ijepa, "MaskedLatent", build)
 
     return apply
 
@@ -142,7 +142,7 @@ def break_target_transform(patch: Patch) -> None:
 
 def break_loss(patch: Patch) -> None:
     ours = masked_latent.distance
-    patch.setattr(masked_latent, "distance", lambda c, p, t: ours(c.model_copy(update={"beta": 0.5}), p, t))
+    patch.setattr(masked_latent, "distance", lambda c, *rest: ours(c.model_copy(update={"beta": 0.5}), *rest))
 
 
 def break_gelu(patch: Patch) -> None:

@@ -38,7 +38,7 @@ def test_six_kinds_of_mistakes_are_all_named_in_one_line(tmp_path: Path) -> None
         "unknown key 'lr' (did you mean 'optim.lr'?)",
         "unknown key 'data.imagesize' (did you mean 'data.image_size'?)",
         "data.mean has 2 values for data.channels=3",
-        "mask.kind: 'multi_blok' is not one of multiblock, random, block (did you mean 'multiblock'?)",
+        "mask.kind: 'multi_blok' is not one of multiblock, random, block, none (did you mean 'multiblock'?)",
         "optim.schedule: 'cosin' is not one of cosine, constant, wsd (did you mean 'cosine'?)",
         "optim.weight_decay: 'lots' is not a number at least 0",
         "train.length: '10 parsecs' is not a duration",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from openjepa.config.schema import DataConfig, ModelConfig, PredictorConfig, Recipe
+from openjepa.config.schema import DataConfig, ModelConfig, NarrowPredictorConfig, Recipe
 from openjepa.methods import MaskedLatent, build_method
 
 
@@ -19,7 +19,7 @@ def recipe() -> Recipe:
         name="small",
         data=DataConfig(image_size=16, source="scenes"),
         model=ModelConfig(arch=None, patch_size=4, dim=16, depth=2, heads=2),
-        predictor=PredictorConfig(dim=8, depth=1),
+        predictor=NarrowPredictorConfig(dim=8, depth=1),
     )
 
 

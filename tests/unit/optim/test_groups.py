@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from openjepa.config.schema import DataConfig, ModelConfig, OptimConfig, PredictorConfig, Recipe
+from openjepa.config.schema import DataConfig, ModelConfig, NarrowPredictorConfig, OptimConfig, Recipe
 from openjepa.methods import build_method
 from openjepa.optim import build_optimizer, decays, set_schedule
 
@@ -14,7 +14,7 @@ def test_groups_of_a_real_method() -> None:
         name="t",
         data=DataConfig(image_size=16),
         model=ModelConfig(arch=None, dim=16, depth=1, heads=2, patch_size=4, positions="learned"),
-        predictor=PredictorConfig(dim=8, depth=1, heads=2),
+        predictor=NarrowPredictorConfig(dim=8, depth=1, heads=2),
     )
     method = build_method(recipe)
     named = dict(method.named_parameters())

@@ -9,10 +9,9 @@ import pytest
 import torch
 from tiny_runs import Generated, largest_difference, numbers, saved_state, tiny_recipe
 
-import openjepa.training.engine as engine_module
 from openjepa.config.schema import TrainConfig
 from openjepa.errors import ConfigError, TrainingError
-from openjepa.methods import build_method
+from openjepa.methods import MaskedLatent, build_method
 from openjepa.training import train
 from openjepa.training.engine import Engine, fast_bf16
 from openjepa.training.plan import Plan
@@ -58,14 +57,14 @@ def test_cuda_without_cuda_names_the_way_out() -> None:
 
 def test_bf16_keeps_master_weights_and_losses_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.dtype] = []
-    forward = engine_module.MaskedLatent.forward
+    forward = MaskedLatent.forward
 
-    def spy(self: engine_module.MaskedLatent, *args: object) -> Output:
+    def spy(self: MaskedLatent, *args: object) -> Output:
         output = forward(self, *args)  # type: ignore[arg-type]
         seen.append(output.loss_sum.dtype)
         return output
 
-    monkeypatch.setattr(engine_module.MaskedLatent, "forward", spy)
+    monkeypatch.setattr(MaskedLatent, "forward", spy)
     train(tiny_recipe("train.precision=bf16"), Generated(), out=tmp_path / "bf16", console=False)
     assert set(seen) == {torch.float32}
     tensors = saved_state(tmp_path / "bf16")[0]

@@ -1,0 +1,159 @@
+"""Recipe parts that say what learns from what: encoder, predictor, target, objective."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from openjepa.config.part import Part, Share
+
+
+class ModelConfig(Part):
+    """The encoder: a vision transformer named by size, or free."""
+
+    arch: str | None = Field(
+        "vit_base", description="vit_{tiny,small,base,large,huge,giant,gigantic}; none: give dim, depth, heads"
+    )
+    patch_size: int = Field(16, ge=1, description="pixels per patch side")
+    dim: int | None = Field(None, ge=2, description="width; overrides the named size")
+    depth: int | None = Field(None, ge=1, description="blocks; overrides the named size")
+    heads: int | None = Field(None, ge=1, description="attention heads; overrides the named size")
+    mlp_ratio: float | None = Field(None, gt=0, description="MLP hidden width over width; overrides the named size")
+    drop_path: Share = Field(0.0, description="stochastic depth at the last block, linear over depth")
+    positions: Literal["sincos2d", "learned"] = Field(
+        "sincos2d", description="position table added to the patch tokens"
+    )
+    position_order: Literal["column_first", "row_first"] = Field(
+        "column_first", description="which axis the first half of sincos channels encodes: I-JEPA column, V-JEPA row"
+    )
+    init: Literal["ijepa", "vjepa2"] = Field(
+        "vjepa2", description="'vjepa2' rescales block outputs by depth; 'ijepa' (published runs) does not"
+    )
+    class_token: bool = Field(
+        False, description="a learned token beside the patches (MAE, data2vec); features are still those of the patches"
+    )
+
+
+class NarrowPredictorConfig(Part):
+    """The narrow predictor: self-attention over context and mask tokens."""
+
+    kind: Literal["narrow"] = "narrow"
+    dim: int = Field(384, ge=2, description="width")
+    depth: int = Field(6, ge=1, description="blocks")
+    heads: int | None = Field(None, ge=1, description="attention heads; none: as many as the encoder")
+    mlp_ratio: float = Field(4.0, gt=0, description="MLP hidden width over width")
+
+
+class LinearPredictorConfig(Part):
+    """One linear layer per token. The encoder sees every position, a learned mask token at the hidden ones (data2vec)."""
+
+    kind: Literal["linear"] = "linear"
+
+
+class NoPredictorConfig(Part):
+    """No predictor: the encoder sees mask tokens at the hidden positions, and its own output there is the prediction."""
+
+    kind: Literal["none"] = "none"
+
+
+class PixelPredictorConfig(Part):
+    """MAE's decoder: self-attention over context and mask tokens, then the pixels of every patch."""
+
+    kind: Literal["pixel"] = "pixel"
+    dim: int = Field(512, ge=2, description="width")
+    depth: int = Field(8, ge=1, description="blocks")
+    heads: int | None = Field(16, ge=1, description="attention heads; none: as many as the encoder")
+    mlp_ratio: float = Field(4.0, gt=0, description="MLP hidden width over width")
+
+
+class ProjectorConfig(Part):
+    """Joint embedding: a perceptron on the mean-pooled feature of a view, where views are compared."""
+
+    kind: Literal["projector"] = "projector"
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((2048, 2048), description="widths of the hidden layers")
+    dim: int = Field(128, ge=1, description="width of the projection")
+    norm: Literal["batch", "none"] = Field(
+        "batch", description="after every hidden layer; batch norm sees one micro-batch"
+    )
+    prediction_hidden: int | None = Field(
+        None, ge=1, description="BYOL: a second perceptron with one hidden layer predicts the other view's projection"
+    )
+
+
+PredictorConfig = Annotated[
+    NarrowPredictorConfig | LinearPredictorConfig | NoPredictorConfig | PixelPredictorConfig | ProjectorConfig,
+    Field(discriminator="kind"),
+]
+
+
+class TargetConfig(Part):
+    """What predictions are compared with, and what is done to it first."""
+
+    kind: Literal["ema", "frozen", "self", "none", "pixels"] = Field(
+        "ema",
+        description="slow average of the encoder; a network that never moves; the encoder itself without gradient; the "
+        "encoder itself with gradient (only a regulariser then prevents collapse); the pixels of each patch",
+    )
+    weights: str | None = Field(
+        None, description="frozen only: run or model directory of the teacher; none: the encoder as it was initialised"
+    )
+    momentum: tuple[Share, Share] = Field((0.996, 1.0), description="EMA momentum at the first and last step")
+    momentum_schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="how momentum moves from first to last"
+    )
+    layers: int = Field(
+        1, ge=1, description="average the outputs of the last K blocks, each normalised first (data2vec)"
+    )
+    layer_output: Literal["block", "ffn"] = Field(
+        "block", description="with several layers: block outputs, or FFN outputs before the residual sum (data2vec)"
+    )
+    layer_norm: Literal["layer_norm", "instance_norm", "none"] = Field(
+        "layer_norm", description="with several layers: what each is normalised by, without affine"
+    )
+    transform: Literal["layer_norm", "centred", "none"] = Field(
+        "layer_norm",
+        description="target features: affine-free layer norm; 'centred' also subtracts the batch mean at each position "
+        "and rescales channels, so that position alone predicts nothing; or as they are. Pixels: each patch to mean 0 "
+        "and deviation 1, or as they are",
+    )
+
+    @property
+    def averaged(self) -> bool:
+        """Whether a slow average exists, which is then what is judged and deployed."""
+        return self.kind == "ema"
+
+
+class RegulariserConfig(Part):
+    """A term with batch statistics added to the prediction loss (accumulation is then not exact; the run says so)."""
+
+    kind: Literal["vicreg", "variance", "sigreg"] = Field(
+        description="of the mean-pooled context features, or of each view's projection: variance hinge and covariance, "
+        "the hinge alone, or SIGReg's Epps-Pulley statistic"
+    )
+    weight: float = Field(1.0, ge=0, description="weight of the term beside the prediction loss")
+    covariance: float = Field(0.04, ge=0, description="vicreg only: covariance over variance (VICReg publishes 1/25)")
+    directions: int = Field(256, ge=1, description="sigreg only: random directions per step (LeJEPA publishes 1024)")
+
+
+class ObjectiveConfig(Part):
+    """How predictions are compared with targets."""
+
+    kind: Literal["smooth_l1", "l1", "l2", "cosine", "normalised_cosine", "info_nce"] = Field(
+        "smooth_l1",
+        description="distance per element; 'l2' is the squared error; 'cosine' is 1 - cosine per token; "
+        "'normalised_cosine' the squared error of unit vectors (2 - 2 cosine); 'info_nce' tells the target from the "
+        "other targets of the batch",
+    )
+    beta: float = Field(1.0, gt=0, description="smooth-L1 threshold between squared and absolute")
+    temperature: float = Field(0.1, gt=0, description="info_nce only: temperature of the softmax over cosines")
+    granularity: Literal["token", "block"] = Field(
+        "token", description="compare every hidden token, or the mean of each target block"
+    )
+    weight: float = Field(1.0, ge=0, description="weight of the prediction term (0 leaves only the regularisers)")
+    pooled: float = Field(
+        0.0,
+        ge=0,
+        description="weight of predicting the mean-pooled target (standardised over the batch) from the mean-pooled context",
+    )
+    regularisers: tuple[RegulariserConfig, ...] = Field((), description="extra terms with batch statistics")

@@ -1,0 +1,41 @@
+"""From a recipe's predictor part to the network that stands between an encoder and its targets."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from openjepa.config.schema import (
+    LinearPredictorConfig,
+    ModelConfig,
+    NarrowPredictorConfig,
+    NoPredictorConfig,
+    PredictorConfig,
+)
+from openjepa.errors import ConfigError
+from openjepa.models.predictor import NarrowPredictor
+from openjepa.models.token_head import TokenHead
+from openjepa.models.vit import VisionTransformer
+
+
+def build_predictor(config: PredictorConfig, encoder: VisionTransformer, model: ModelConfig) -> nn.Module:
+    """The predictor a recipe describes, for its ``encoder`` (whose width, heads and grid it takes).
+
+    Raises:
+        ConfigError: widths and heads do not fit.
+    """
+    match config:
+        case NarrowPredictorConfig():
+            return NarrowPredictor(
+                embed_dim=encoder.embed_dim,
+                grid=encoder.grid,
+                dim=config.dim,
+                depth=config.depth,
+                heads=config.heads or encoder.heads,
+                mlp_ratio=config.mlp_ratio,
+                position_order=model.position_order,
+                init=model.init,
+            )
+        case LinearPredictorConfig() | NoPredictorConfig():
+            return TokenHead(encoder.embed_dim, linear=config.kind == "linear")
+        case _:
+            raise ConfigError(f"predictor.kind {config.kind} is not built here")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from openjepa.errors import DataError, nearest
 from openjepa.evaluation.score import Score, wilson
-from openjepa.features import Features
+from openjepa.features import Features, broken_rows
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,11 @@ def align(train: Features, val: Features) -> Labelled:
     if len(classes) < 2:
         raise DataError(f"the train samples all have class '{classes[0]}': a score needs at least two classes")
     unknown = [name for name in names["val"] if name not in set(classes)]
+    if len(unknown) == len(names["val"]):
+        raise DataError(
+            f"val and train share no class (val: {_listed(names['val'])}; train: {_listed(classes)}): lay out both folders"
+            " the same way, one subfolder per class"
+        )
     if unknown:
         listed = ", ".join(f"'{name}'{nearest(name, classes)}" for name in unknown[:3])
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
@@ -71,7 +76,7 @@ def check_values(features: Features, side: str) -> None:
     values = features.values
     if values.ndim != 2:
         raise DataError(f"the {side} features have shape {tuple(values.shape)}: scores need pooled (N, D) features")
-    broken = (~torch.isfinite(values)).any(1).nonzero().flatten()
+    broken = broken_rows(values)
     if len(broken):
         first = int(broken[0])
         item = f" (first: {features.item_ids[first]})" if features.item_ids else ""
@@ -135,6 +140,12 @@ def score_of(
     )
 
 
+def feature_protocol(features: Features) -> dict[str, object]:
+    """The part of a score's protocol that says which features it is of,."""
+    kept = ("tokens", "layers", "precision", "max_side")
+    return {key: features.protocol[key] for key in kept if key in features.protocol}
+
+
 def _numbered(features: Features, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Labelled rows and their labels as indices into ``classes``."""
     assert features.labels is not None
@@ -144,7 +155,8 @@ def _numbered(features: Features, classes: Sequence[str]) -> tuple[Tensor, Tenso
     table = torch.zeros(int(labels.max()) + 1, dtype=torch.int64)
     for label in torch.unique(labels).tolist():
         table[label] = index[_name(features, label)]
-    return features.values[kept].float(), table[labels]
+    values = features.values if bool(kept.all()) else features.values[kept]  # no copy of what may be a gigabyte
+    return values.float(), table[labels]
 
 
 def _name(features: Features, label: int) -> str:

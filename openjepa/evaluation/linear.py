@@ -10,7 +10,7 @@ from torch import Tensor
 
 from openjepa.errors import ConfigError
 from openjepa.evaluation import logistic
-from openjepa.evaluation.labels import Labelled, align, score_of, stratified
+from openjepa.evaluation.labels import Labelled, align, feature_protocol, score_of, stratified
 from openjepa.evaluation.score import Score
 from openjepa.features import Features
 
@@ -122,7 +122,7 @@ def _protocol(
     train: Features, data: Labelled, penalty: float, choice: Choice | None, found: logistic.Fit
 ) -> dict[str, object]:
     return {
-        **{key: train.protocol[key] for key in ("tokens", "layers", "precision", "max_side") if key in train.protocol},
+        **feature_protocol(train),
         "model": "multinomial logistic regression",
         "standardised": "train mean and std",
         "c": 1.0 / (penalty * len(data.y)),

@@ -22,12 +22,15 @@ Needs = Literal["pooled", "patch", "encoder"]
 class Settings:
     """What the evaluators read.
 
-    k, temperature: of kNN. c: of linear (None: chosen on held-out train). seed: of draws. options: of evaluators that
-    have more to set, by evaluator name; each checks its own and names the ones it knows.
+    k, temperature: of kNN, one or a grid. c: of linear (None: chosen on held-out train). shots, draws: of low-shot (None:
+    1, 5, 10, 1 % and 10 %, as far as the data goes). seed: of draws. options: of evaluators that have more to set, by
+    evaluator name; each checks its own and names the ones it knows.
     """
 
-    k: int = 20
-    temperature: float | None = 0.07
+    k: int | tuple[int, ...] = 20
+    temperature: float | tuple[float | None, ...] | None = 0.07
+    shots: tuple[int | str, ...] | None = None
+    draws: int = 5
     c: float | None = None
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from openjepa.features.extraction import Features, extract, pool, raw_pixels
 from openjepa.features.lidar import lidar
-from openjepa.features.neighbours import cosine_topk
+from openjepa.features.neighbours import broken_rows, cosine_topk
 from openjepa.features.pca import Colours, Pca, fit_pca, split_foreground, to_colours
 from openjepa.features.rank import feature_std, mean_cosine, participation_ratio, rankme, rankme_of
 from openjepa.features.spectrum import alpha_of, alpha_req, singular_values
@@ -14,6 +14,7 @@ __all__ = [
     "Pca",
     "alpha_of",
     "alpha_req",
+    "broken_rows",
     "cached_extract",
     "cached_raw_pixels",
     "cosine_topk",

@@ -127,3 +127,72 @@ def test_wrong_settings(make):
     for wrong in ({"k": 0}, {"temperature": 0.0}, {"temperature": -1.0}):
         with pytest.raises(ConfigError, match="kNN needs"):
             knn(make(30), make(30), **wrong)
+
+
+KS, TEMPERATURES = (1, 3, 7, 15), (0.03, 0.2, None)
+
+
+def _brute_predictions(bank, bank_y, queries, k, temperature, own=False):
+    """The definition, one query at a time in float64: cosine, stable order, summed votes, the first best class."""
+    unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)  # noqa: E731
+    a, b = unit(bank.astype(np.float64)), unit(queries.astype(np.float64))
+    found = []
+    for i, query in enumerate(b):
+        cosine = (a * query).sum(1)
+        if own:
+            cosine[i] = -np.inf
+        order = np.argsort(-cosine, kind="stable")[:k]
+        votes = np.zeros(3)
+        weights = np.ones(k) if temperature is None else np.exp(cosine[order] / temperature)
+        np.add.at(votes, bank_y[order], weights)
+        found.append(int(votes.argmax()))
+    return np.array(found)
+
+
+def test_the_grid_equals_brute_force_and_chooses_on_train_alone(make):
+    train, val = make(90, seed=1, spread=3.0), make(70, seed=2, spread=3.0)
+    a, b = _centred(train, val)
+    y, val_y = train.labels.numpy(), val.labels.numpy()
+    cells = [(k, t) for k in KS for t in TEMPERATURES]
+    left_out = {c: float((_brute_predictions(a, y, a, *c, own=True) == y).mean()) for c in cells}
+    on_val = {c: float((_brute_predictions(a, y, b, *c) == val_y).mean()) for c in cells}
+    chosen = max(cells, key=lambda c: left_out[c])  # max keeps the first of equals
+    score = knn(train, val, k=KS, temperature=TEMPERATURES)
+    assert score.value == pytest.approx(on_val[chosen], abs=1e-12)
+    assert score.grid_max == pytest.approx(max(on_val.values()), abs=1e-12)
+    assert len(set(on_val.values())) > 3  # so the choice mattered
+    assert score.protocol["k"] == chosen[0]
+    assert score.protocol["chosen_on"] == "leave-one-out of 90 train samples"
+    assert score.protocol["chosen_accuracy"] == pytest.approx(left_out[chosen])
+    assert score.grid_max >= score.value
+    wrong = Features(val.values, val.ids, (val.labels + 1) % 3, (), val.classes)
+    assert knn(train, wrong, k=KS, temperature=TEMPERATURES).protocol == score.protocol
+
+
+def test_each_place_of_the_grid_equals_the_same_place_alone(make):
+    train, val = make(120, seed=1, spread=3.0), make(80, seed=2, spread=3.0)
+    alone = max(knn(train, val, k=k, temperature=t).value for k in KS for t in TEMPERATURES)
+    assert knn(train, val, k=KS, temperature=TEMPERATURES).grid_max == alone
+    assert knn(train, val, k=(7,), temperature=(0.2,)) == knn(train, val, k=7, temperature=0.2)
+    assert knn(train, val, k=7).grid_max is None
+
+
+def test_a_large_train_side_is_drawn_from_by_class(make, monkeypatch):
+    import importlib
+
+    module = importlib.import_module("openjepa.evaluation.knn")
+    monkeypatch.setattr(module, "CHOICE_SAMPLES", 30)
+    train, val = make(120, seed=1), make(80, seed=2)
+    assert knn(train, val, k=KS).protocol["chosen_on"] == "leave-one-out of 30 train samples"
+    assert knn(train, val, k=KS, seed=0) == knn(train, val, k=KS, seed=0)
+
+
+def test_a_grid_cannot_be_chosen_on_its_own_scores(make):
+    with pytest.raises(ConfigError, match="a kNN grid needs val"):
+        knn(make(30), None, k=(1, 3))
+
+
+def test_no_class_in_common_means_another_layout(make):
+    val = _changed(make(40, seed=2), classes=("train", "test", "extra"))
+    with pytest.raises(DataError, match=r"share no class .*lay out both folders the same way"):
+        knn(make(40, seed=1), val)

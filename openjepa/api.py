@@ -26,12 +26,13 @@ from openjepa.data import EvalTransform, Inspection, Verification
 from openjepa.data import inspect as inspect_data
 from openjepa.data import verify as verify_data
 from openjepa.data.sources import labels_of
-from openjepa.data.splits import Splits, open_side, open_splits
+from openjepa.data.splits import Splits, open_splits
 from openjepa.errors import ConfigError, DataError, MissingExtra
 from openjepa.evaluation import Score, Settings, make_probe, write_scores
 from openjepa.evaluation import evaluate as score_encoder
+from openjepa.hub.adapters import is_foreign, open_encoder
 from openjepa.hub.model_directory import Which, load_model
-from openjepa.model import Model
+from openjepa.model import AnyModel, ForeignModel, Model
 from openjepa.models import VisionTransformer, build_encoder
 from openjepa.training import Event, RunInfo, RunResult, default_out, list_runs, read_run
 from openjepa.training import train as run_training
@@ -126,7 +127,7 @@ def pretrain(
 def evaluate(
     what: str | Sequence[str] = ("knn", "linear"),
     *,
-    model: str | Path | Model,
+    model: str | Path | AnyModel,
     train: str | Path,
     val: str | Path,
     k: int = 20,
@@ -135,22 +136,22 @@ def evaluate(
     baselines: bool = True,
     device: str = "auto",
     batch_size: int = 64,
-    which: Which = "target",
+    which: Which = "deployed",
     seed: int = 0,
 ) -> list[Score]:
     """Score a frozen encoder on labelled folders: ``knn`` and ``linear`` (deterministic; features cached by content).
 
     Args:
-        what: one evaluation or several. model: run, model or checkpoint directory, or what :func:`load` returned.
+        what: one evaluation or several. model: what :func:`load` takes or returned (also ``timm:…``, ``hf:…``).
         train, val: labelled folders, list files or ``"scenes"``. k: neighbours. layers: ``last`` or ``last4``.
         cache: folder for features. baselines: also score raw pixels and the random initialisation. which: the encoder.
 
     Raises:
         CheckpointError, DataError, ConfigError: one line each.
     """
-    loaded = model if isinstance(model, Model) else load(model, which=which)
-    recipe, device = loaded.config, _device(device)
-    sides = [open_side(recipe, str(train)), open_side(recipe, str(val), "val")]
+    loaded = model if isinstance(model, AnyModel) else load(model, which=which)
+    device = _device(device)
+    sides = [loaded.open(train), loaded.open(val, "val")]
     return score_encoder(
         loaded.encoder,
         loaded.normalise,
@@ -158,8 +159,8 @@ def evaluate(
         sides[1],
         what,
         transform=loaded.transform,
-        subject="trained",
-        baselines={"random initialisation": random_encoder(recipe)} if baselines else None,
+        subject=loaded.name,
+        baselines={"random initialisation": loaded.fresh()} if baselines else None,
         raw_pixels=baselines,
         settings=Settings(k=k, seed=seed),
         layers=layers,
@@ -169,9 +170,12 @@ def evaluate(
     )
 
 
-def load(path: str | Path, *, which: Which = "target") -> Model:
-    """Load a run, model or checkpoint directory; ``which`` encoder: the EMA ``target`` (default) or the ``online`` one."""
-    return Model(load_model(path, which))
+def load(path: str | Path, *, which: Which = "deployed") -> Model | ForeignModel:
+    """Load a run, model or checkpoint directory, or a foreign encoder: ``timm:NAME``, ``hf:ORG/NAME``, a HF directory.
+
+    which: the ``deployed`` encoder (default), ``target`` or ``online``; a foreign model has but one.
+    """
+    return ForeignModel(open_encoder(path)) if is_foreign(path) else Model(load_model(path, which))
 
 
 def random_encoder(recipe: Recipe) -> VisionTransformer:

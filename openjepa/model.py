@@ -2,55 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from openjepa.config.schema import Recipe
-from openjepa.data import EvalTransform, Normalise, read_image
+from openjepa.config.schema import DataConfig, ModelConfig, Recipe
+from openjepa.data import EvalTransform, Normalise, Source, read_image
 from openjepa.data.readers import read_picture
+from openjepa.data.splits import open_side
 from openjepa.errors import DataError
 from openjepa.features import extract
+from openjepa.hub.adapters import Foreign
 from openjepa.hub.model_directory import LoadedModel
-from openjepa.models import NarrowPredictor, VisionTransformer
-from openjepa.types import Batch
+from openjepa.models import VisionTransformer, build_encoder
+from openjepa.types import Batch, Encoder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class Model:
-    """What ``openjepa.load`` returns.
+class AnyModel(ABC):
+    """An encoder with its preprocessing: what can embed images and be judged, whoever made it.
 
     Attributes:
-        encoder: the network to use. online, target, predictor: where the source has them. config: the recipe.
+        encoder: the network to use. name: how tables call it. channels: of the images it takes.
         transform: image ``(C, H, W)`` → the evaluation crop, uint8 or 0..1. normalise: a batch of those → encoder input.
+        config: the recipe it was made with; None for a foreign encoder.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        self.loaded = loaded
-        self.encoder: VisionTransformer = loaded.encoder
-        self.online: VisionTransformer | None = loaded.online
-        self.target: VisionTransformer | None = loaded.target
-        self.predictor: NarrowPredictor | None = loaded.predictor
-        self.config: Recipe = loaded.config
-        self.transform = EvalTransform(loaded.config.data)
-        self.normalise: nn.Module = Normalise.for_data(loaded.config.data)
+    encoder: Encoder
+    config: Recipe | None
+    name: str
+    channels: int
+    transform: Callable[[Tensor], Tensor]
+    normalise: nn.Module
 
-    def __repr__(self) -> str:
-        height, width = self.config.image_hw
-        encoder = self.encoder
-        size = f"{encoder.embed_dim} wide, {encoder.depth} blocks, {height}×{width} px"
-        return f"Model({self.config.name}, {size}, from {self.loaded.source})"
+    @property
+    @abstractmethod
+    def reading(self) -> Recipe:
+        """The recipe that data for this encoder is read with: its channels and image size count."""
 
-    def to(self, device: str | torch.device) -> Model:
+    @abstractmethod
+    def fresh(self) -> Encoder:
+        """The same architecture before any training, as a baseline; torch's random state is left alone."""
+
+    def open(self, data: str | Path, side: Literal["train", "val"] = "train") -> Source:
+        """A labelled folder, list file or ``scenes`` with as many channels as the encoder takes."""
+        return open_side(self.reading, str(data), side)
+
+    def _networks(self) -> list[nn.Module]:
+        return [part for part in (self.encoder, self.normalise) if isinstance(part, nn.Module)]
+
+    def to(self, device: str | torch.device) -> Self:
         """Move every network to ``device``; returns the model itself."""
-        for part in (self.online, self.target, self.predictor, self.encoder, self.normalise):
-            if part is not None:
-                part.to(device)
+        for part in self._networks():
+            part.to(device)
         return self
 
     def embed(
@@ -79,6 +89,7 @@ class Model:
         many = list(items) if isinstance(items, list | tuple) else [items]
         if not many:
             raise DataError("nothing to embed: the list is empty")
+        assert isinstance(self.encoder, nn.Module)
         device = next(self.encoder.parameters()).device
         found = extract(
             self.encoder,
@@ -101,7 +112,7 @@ class Model:
 
     def _read(self, item: object) -> Tensor:
         """Anything a user calls an image as ``(C, H, W)``."""
-        channels = self.config.data.channels
+        channels = self.channels
         if isinstance(item, str | Path):
             return read_image(item, channels)
         if isinstance(item, Tensor):
@@ -113,3 +124,78 @@ class Model:
         if isinstance(item, PilImage):
             return read_picture(item, channels)
         raise DataError(f"cannot embed a {type(item).__name__}: give a path, a PIL image or a (C, H, W) tensor")
+
+
+class Model(AnyModel):
+    """What ``openjepa.load`` returns for a run, model or checkpoint directory.
+
+    Attributes:
+        online, target, predictor: where the source has them. config: the recipe. Others as in :class:`AnyModel`.
+    """
+
+    encoder: VisionTransformer
+    config: Recipe
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.encoder = loaded.encoder
+        self.online: VisionTransformer | None = loaded.online
+        self.target: VisionTransformer | None = loaded.target
+        self.predictor: nn.Module | None = loaded.predictor
+        self.config = loaded.config
+        self.name, self.channels = "trained", loaded.config.data.channels
+        self.transform = EvalTransform(loaded.config.data)
+        self.normalise = Normalise.for_data(loaded.config.data)
+
+    def __repr__(self) -> str:
+        height, width = self.config.image_hw
+        encoder = self.encoder
+        size = f"{encoder.embed_dim} wide, {encoder.depth} blocks, {height}×{width} px"
+        return f"Model({self.config.name}, {size}, from {self.loaded.source})"
+
+    @property
+    def reading(self) -> Recipe:
+        """The model's own recipe."""
+        return self.config
+
+    def fresh(self) -> VisionTransformer:
+        """The encoder as a run with this recipe and its seed starts."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return build_encoder(self.config.model, self.config.image_hw, self.channels).eval()
+
+    def _networks(self) -> list[nn.Module]:
+        found = (self.online, self.target, self.predictor, self.encoder, self.normalise)
+        return [part for part in found if part is not None]
+
+
+class ForeignModel(AnyModel):
+    """What ``openjepa.load`` returns for ``timm:NAME``, ``hf:ORG/NAME`` or a Hugging Face directory.
+
+    Attributes:
+        foreign: where it comes from, its licence and protocol. config: None. Others as in :class:`AnyModel`.
+    """
+
+    config: None
+
+    def __init__(self, foreign: Foreign) -> None:
+        self.foreign = foreign
+        self.encoder, self.config = foreign.encoder, None
+        self.name, self.channels = foreign.name, foreign.channels
+        self.transform, self.normalise = foreign.transform, foreign.normalise
+
+    def __repr__(self) -> str:
+        height, width = self.foreign.transform.size
+        about = f"{self.encoder.embed_dim} wide, {height}×{width} px, licence {self.foreign.licence or 'unknown'}"
+        return f"ForeignModel({self.name}, {about})"
+
+    @property
+    def reading(self) -> Recipe:
+        """A recipe that says no more than channels and image size."""
+        grey = (0.5,) * self.channels
+        data = DataConfig(image_size=self.foreign.transform.size, channels=self.channels, mean=grey, std=grey)
+        return Recipe(name=self.name, data=data, model=ModelConfig(patch_size=1))
+
+    def fresh(self) -> Encoder:
+        """The same architecture with random weights."""
+        return self.foreign.fresh()

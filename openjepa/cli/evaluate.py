@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Score a frozen encoder on labelled folders: knn, linear.", no_args_is_help=True)
 
-_Model = Annotated[str, typer.Option("--model", "-m", help="run, checkpoint or model directory")]
+_Model = Annotated[str, typer.Option("--model", "-m", help="run, checkpoint or model directory; timm:NAME; hf:ORG/NAME")]
 _Train = Annotated[str, typer.Option("--train", help="labelled folder, list file or 'scenes' the score is fitted on")]
 _Val = Annotated[str, typer.Option("--val", help="labelled folder, list file or 'scenes' the score is measured on")]
 _K = Annotated[int, typer.Option(min=1, help="neighbours that vote")]

@@ -89,6 +89,60 @@ def similarity(
     _done(write_similarity(model, data, parse_patch(patch), out, image=image, count=count, device=device))
 
 
+@app.command("attention")
+def attention(
+    data: _Data,
+    model: _Model,
+    out: _Out = Path("attention.png"),
+    part: Annotated[str, typer.Option(help="encoder, or predictor (from hidden patches to visible ones)")] = "encoder",
+    layer: Annotated[int, typer.Option(help="block, from 0; -1: the last")] = -1,
+    head: Annotated[str, typer.Option(help="mean, all, or a number from 0")] = "mean",
+    patch: Annotated[
+        str | None, typer.Option("--patch", "-p", help="ROW,COLUMN that asks; none: the mean over all patches")
+    ] = None,
+    rollout: Annotated[
+        bool, typer.Option("--rollout", help="follow attention through all blocks up to --layer")
+    ] = False,
+    count: Annotated[int, typer.Option(min=1, max=64, help="images, spread over the data")] = 6,
+    device: _Device = "cpu",
+) -> None:
+    """Draw where attention goes: over the image, or from a hidden patch to what is visible."""
+    from openjepa.visualize.inside_files import write_attention
+
+    asked = None if patch is None else parse_patch(patch)
+    options = {"part": part, "layer": layer, "head": head, "rollout": rollout, "count": count, "device": device}
+    _done(write_attention(model, data, out, patch=asked, **options))  # type: ignore[arg-type]
+
+
+@app.command("decode")
+def decode(
+    data: _Data,
+    model: _Model,
+    out: _Out = Path("decoded.png"),
+    count: Annotated[int, typer.Option(min=1, max=64, help="held-out images to draw")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="updates of the decoder")] = 1000,
+    images: Annotated[int, typer.Option(min=2, help="images it is fitted on, at most")] = 4000,
+    seed: Annotated[int, typer.Option(min=0, help="of the decoder's fit")] = 0,
+    again: Annotated[bool, typer.Option("--again", help="fit anew even when a decoder is kept")] = False,
+    device: _Device = "cpu",
+) -> None:
+    """Fit a small pixel decoder on frozen features and draw what features, and predictions of them, hold."""
+    from openjepa.visualize.inside_files import write_decode
+
+    console = Console(stderr=True, highlight=False)
+
+    def say(step: int, loss: float) -> None:
+        if (step + 1) % max(steps // 10, 1) == 0:
+            console.print(f"decoder step {step + 1}/{steps}: squared error {loss:.4f}")
+
+    path, tool = write_decode(
+        model, data, out, count=count, steps=steps, images=images, seed=seed, again=again, device=device, on_step=say
+    )
+    for name, score in tool.scores.items():
+        Console(highlight=False).print(f"{name}: {score}", soft_wrap=True)
+    _done(path)
+
+
 @app.command("curves")
 def curves(run: _Run, out: _Out = Path("curves.png")) -> None:
     """Draw the loss and health curves of a run."""

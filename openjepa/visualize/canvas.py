@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -37,6 +37,11 @@ SLATE: Colour = (32, 36, 43)  # what is hidden is mixed towards this
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (31, 35, 40)
 MUTED: Colour = (101, 109, 118)
+
+VIRIDIS = np.array(
+    [(68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142), (31, 158, 137), (53, 183, 121),
+     (109, 205, 89), (180, 222, 44), (253, 231, 37)], dtype=np.float64,
+)  # fmt: skip
 
 TILE = 192  # pixels: small inputs are enlarged to about this
 
@@ -164,9 +169,12 @@ def sheet(
     columns: Sequence[str] = (),
     title: str = "",
     notes: Sequence[str] = (),
+    legend: Image | None = None,
     gap: int = 8,
 ) -> Pillow.Image:
     """Tiles in rows on white paper: title above, ``columns`` over the columns, ``captions`` under rows, notes below.
+
+    legend: a picture under the rows, such as a :func:`colour_bar`.
 
     Tiles keep their pixels. Letters outside Latin-1 are drawn as ``?`` (Pillow's own font has no others).
     """
@@ -176,12 +184,15 @@ def sheet(
     margin, line = 20, 20
     below = line if any(captions) else 0
     lines = [part for note in notes for part in _wrap(note, small, max(sum(widths) + gap * len(widths), 480))]
+    key_height, key_width = (0, 0) if legend is None else (legend.shape[0] + gap, legend.shape[1])
     text_width = max(
         [small.getlength(_latin(t)) for t in (*lines, *captions)] + [head.getlength(_latin(title))], default=0
     )
-    width = 2 * margin + max(sum(widths) + gap * max(len(widths) - 1, 0), int(text_width))
+    width = 2 * margin + max(sum(widths) + gap * max(len(widths) - 1, 0), int(text_width) + 1, key_width)
     top = margin + (32 if title else 0) + (line if any(columns) else 0)
-    height = top + sum(h + below + gap for h in heights) + (line * len(lines) + gap if lines else 0) + margin
+    height = (
+        top + sum(h + below + gap for h in heights) + key_height + (line * len(lines) + gap if lines else 0) + margin
+    )
     canvas = Pillow.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((margin, margin), _latin(title), INK, head)
@@ -195,9 +206,42 @@ def sheet(
         if r < len(captions):
             draw.text((margin, y + heights[r] + 2), _latin(captions[r]), MUTED, small)
         y += heights[r] + below + gap
+    if legend is not None:
+        canvas.paste(Pillow.fromarray(legend), (margin, y + gap))
+        y += key_height
     for k, text in enumerate(lines):
         draw.text((margin, y + gap + k * line), _latin(text), MUTED, small)
     return canvas
+
+
+def shades(shares: npt.NDArray[np.floating]) -> Image:
+    """Shares ``(…)`` in 0..1 as colours ``(…, 3)`` of matplotlib's viridis (dark to bright, safe for colour blindness)."""
+    place = np.clip(shares, 0, 1) * (len(VIRIDIS) - 1)
+    left = np.minimum(place.astype(int), len(VIRIDIS) - 2)
+    rest = (place - left)[..., None]
+    return (VIRIDIS[left] * (1 - rest) + VIRIDIS[left + 1] * rest).round().astype(np.uint8)
+
+
+def colour_bar(top: float, label: str, marks: Mapping[str, float], width: int = 420) -> Image:
+    """The scale of :func:`shades` from 0 to ``top``: ``label`` above it, ``marks`` (text → value) under it."""
+    small = ImageFont.load_default(size=13)
+    pad = 24  # room for the outermost marks
+    picture = Pillow.new("RGB", (max(width, int(small.getlength(_latin(label)))) + 2 * pad, 58), PAPER)
+    draw = ImageDraw.Draw(picture)
+    draw.text((0, 0), _latin(label), MUTED, small)
+    bar = shades(np.linspace(0, 1, width)[None].repeat(14, 0))
+    picture.paste(Pillow.fromarray(bar), (0, 20))
+    free = -1.0  # marks that would touch the one before them are left out
+    for text, value in sorted(marks.items(), key=lambda item: item[1]):
+        long = small.getlength(_latin(text))
+        middle = min(max(value / max(top, 1e-12), 0), 1) * (width - 1)
+        left = max(0.0, middle - long / 2)
+        if left <= free:
+            continue
+        draw.line([(middle, 34), (middle, 38)], MUTED)
+        draw.text((left, 40), _latin(text), MUTED, small)
+        free = left + long + 6
+    return np.asarray(picture)
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:

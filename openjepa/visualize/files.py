@@ -33,7 +33,7 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
     return path
 
 
-def _png_path(out: str | Path) -> Path:
+def png_path(out: str | Path) -> Path:
     """``out``, which has to end in ``.png``."""
     path = Path(out)
     if path.suffix.lower() != ".png":
@@ -55,7 +55,7 @@ def write_masks(
     Raises:
         ConfigError, DataError: a wrong recipe, or no readable image.
     """
-    path = _png_path(out)
+    path = png_path(out)
     loaded = load_recipe(recipe, overrides)
     source = open_source(data, channels=loaded.data.channels)
     previews = masks.mask_previews(source, loaded, count=count, augment=augment)
@@ -87,7 +87,7 @@ def write_pca(
     Raises:
         CheckpointError, ConfigError, DataError: no such model, a wrong argument, or no readable image.
     """
-    path = _png_path(out)
+    path = png_path(out)
     loaded = load_model(model)
     config = loaded.config.data
     chosen = samples.gather(open_source(data, channels=config.channels), config, count)
@@ -114,7 +114,7 @@ def write_similarity(
     Raises:
         CheckpointError, ConfigError, DataError: no such model or patch, or no readable image.
     """
-    path = _png_path(out)
+    path = png_path(out)
     loaded = load_model(model)
     config = loaded.config.data
     chosen = samples.gather(open_source(data, channels=config.channels), config, count)
@@ -131,6 +131,6 @@ def write_curves(run: str | Path, out: str | Path = "curves.png") -> Path:
     Raises:
         RunError: the run has no metrics yet. MissingExtra: matplotlib is not installed.
     """
-    path = _png_path(out)
+    path = png_path(out)
     figure = curves.curves_figure(read_metrics(run), title=Path(run).resolve().name)
     return write_bytes(path, curves.figure_png(figure))

@@ -1,0 +1,145 @@
+"""Looks inside a model as files: attention, decoded features, reconstructions. Each function returns the path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from openjepa.config.schema import Recipe
+from openjepa.data import Normalise, open_source
+from openjepa.errors import ConfigError, nearest
+from openjepa.hub.model_directory import load_model
+from openjepa.visualize import attention_maps, canvas, gallery, inside, latent, samples
+from openjepa.visualize.attention_maps import AttentionMaps
+from openjepa.visualize.decoded import Instrument, Subject, instrument
+from openjepa.visualize.files import png_path, write_bytes
+
+Part = Literal["encoder", "predictor"]
+ATTENDING = ("narrow", "pixel")  # kinds of predictor whose mask tokens attend to a context
+
+
+def write_attention(
+    model: str | Path,
+    data: str,
+    out: str | Path = "attention.png",
+    *,
+    part: str = "encoder",
+    layer: int = -1,
+    head: str = "mean",
+    patch: tuple[int, int] | None = None,
+    rollout: bool = False,
+    count: int = 6,
+    device: str = "cpu",
+) -> Path:
+    """Attention maps of the encoder over whole images, or of the predictor from hidden patches to visible ones.
+
+    Args:
+        model: run, checkpoint or model directory. data: any folder, list, image or built-in. part: ``encoder`` or
+            ``predictor``. layer, head, patch, rollout: see :func:`openjepa.visualize.attention_maps.encoder_attention`.
+        count: images, spread over the data.
+
+    Raises:
+        CheckpointError, ConfigError, DataError: no such model, part, layer, head or patch, or no readable image.
+    """
+    path = png_path(out)
+    if part not in ("encoder", "predictor"):
+        hint = nearest(part, ("encoder", "predictor"))
+        raise ConfigError(f"--part {part} is neither encoder nor predictor{hint}")
+    loaded = load_model(model)
+    recipe = loaded.config
+    chosen = samples.gather(open_source(data, channels=recipe.data.channels), recipe.data, count)
+    images = Normalise.for_data(recipe.data)(chosen.images)
+    if part == "encoder":
+        encoder = loaded.encoder.to(device)
+        found = attention_maps.encoder_attention(
+            encoder, images.to(device), layer=layer, head=head, patch=patch, rollout=rollout
+        )
+    else:
+        if rollout:
+            raise ConfigError("--rollout follows the encoder's blocks: with --part predictor leave it out")
+        found = predictor_maps(loaded, images, layer=layer, head=head, patch=patch, device=device)
+    title = (
+        f"Attention of the {part}, {', '.join(found.names) if len(found.names) < 3 else 'all heads'} · {_name(model)}"
+    )
+    sheet = inside.attention_sheet(chosen.images, found, (recipe.model.patch_size,) * 2, title)
+    return write_bytes(path, canvas.png(sheet))
+
+
+def predictor_maps(
+    loaded: latent.LoadedModel,
+    images: torch.Tensor,
+    *,
+    layer: int = -1,
+    head: str = "mean",
+    patch: tuple[int, int] | None = None,
+    device: str = "cpu",
+) -> AttentionMaps:
+    """Predictor attention on normalised ``images`` under masks as training draws them (ones that hide ``patch``).
+
+    Raises:
+        ConfigError: the predictor has no attention, or nothing is hidden.
+    """
+    recipe = loaded.config
+    if recipe.predictor.kind not in ATTENDING or loaded.predictor is None:
+        raise ConfigError(
+            f"predictor.kind {recipe.predictor.kind} has no attention to draw: use --part encoder"
+            if loaded.predictor is not None or recipe.predictor.kind not in ATTENDING
+            else f"'{loaded.source}' was saved without its predictor: use --part encoder"
+        )
+    if patch is None:
+        group = latent.draw_masks(recipe, len(images))
+    else:
+        patch = attention_maps.inside(patch, recipe.grid)
+        group = latent.masks_hiding(recipe, len(images), patch)
+    encoder = (loaded.online or loaded.encoder).to(device)
+    return attention_maps.predictor_attention(
+        encoder, loaded.predictor.to(device), images.to(device), group.to(device), layer=layer, head=head, patch=patch
+    )
+
+
+def write_decode(
+    model: str | Path,
+    data: str,
+    out: str | Path = "decoded.png",
+    *,
+    count: int = 8,
+    steps: int = 1000,
+    images: int = 4000,
+    seed: int = 0,
+    again: bool = False,
+    device: str = "cpu",
+    on_step: Callable[[int, float], None] | None = None,
+) -> tuple[Path, Instrument]:
+    """What features hold: a decoder fitted on ``data`` (kept in the model directory), shown on its held-out images.
+
+    Args:
+        model: run or model directory, or checkpoint. data: folder, list or built-in, some hundred images at least; part
+            of it is held out by the rule of training. count: rows. steps, images: length of the fit, images at most.
+        again: fit anew even when a decoder is kept.
+
+    Returns:
+        The picture's path, and the decoder with its figures.
+
+    Raises:
+        CheckpointError, ConfigError, DataError, RunError: one line each.
+    """
+    path = png_path(out)
+    loaded = load_model(model)
+    recipe: Recipe = loaded.config
+    apart = recipe.model_copy(update={"probe": recipe.probe.model_copy(update={"val": None})})
+    splits = gallery.find_splits(apart, data, None, None)
+    tool = instrument(
+        loaded, lambda: splits, steps=steps, most=images, seed=seed, device=device, again=again, on_step=on_step
+    )
+    held = samples.gather(splits.held_out, recipe.data, count)
+    title = f"What features hold, decoded to pixels · {_name(model)}, held-out images"
+    sheet = inside.decoded_sheet(Subject(loaded, device), tool, held.images, title)
+    return write_bytes(path, canvas.png(sheet)), tool
+
+
+def _name(model: str | Path) -> str:
+    """The last part of a path, as a title."""
+    return Path(model).resolve().name

@@ -13,8 +13,9 @@ _API = ("evaluate", "inspect", "load", "pretrain", "recipes", "run", "runs", "ve
 
 if TYPE_CHECKING:
     from openjepa.api import evaluate, inspect, load, pretrain, recipes, run, runs, verify
+    from openjepa.experiments.ablate import ablate
 
-__all__ = ["__version__", "evaluate", "inspect", "load", "pretrain", "recipes", "run", "runs", "verify"]
+__all__ = ["__version__", "ablate", "evaluate", "inspect", "load", "pretrain", "recipes", "run", "runs", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +23,10 @@ def __getattr__(name: str) -> Any:
         from openjepa import api
 
         return getattr(api, name)
+    if name == "ablate":
+        from openjepa.experiments.ablate import ablate
+
+        return ablate
     raise AttributeError(f"module 'openjepa' has no attribute '{name}'")
 
 

@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {  # verb → module, one-line help
     "demo": ("openjepa.cli.demo", "train, judge and report on built-in images in a few minutes"),
     "pretrain": ("openjepa.cli.pretrain", "train an encoder on a folder of images, no labels needed"),
     "evaluate": ("openjepa.cli.evaluate", "score an encoder on labelled folders: knn, linear"),
+    "ablate": ("openjepa.cli.ablate", "test claims on your data: recipes x seeds, intervals, verdicts"),
     "visualize": ("openjepa.cli.visualize", "look inside: masks, pca, similarity, curves, report"),
     "data": ("openjepa.cli.data", "inspect or verify a data folder"),
     "recipes": ("openjepa.cli.recipes", "list, show and compare recipes, search their keys"),

@@ -154,14 +154,14 @@ def read_run(path: str | Path) -> RunInfo:
     step = max(int(row.get("step", 0)), saved)
     sessions = environment.get("sessions", [])
     started = datetime.fromisoformat(sessions[0]["started"]) if sessions else None
+    has_model = (path / MODEL / "model.safetensors").exists()
     if in_use(path):
         status = "running"
-    elif total is not None and saved >= total:
+    elif total is not None and (saved >= total or (has_model and step >= total)):  # checkpoints may have been cleared
         status = "finished"
     else:
         status = "stopped" if list_checkpoints(path / CHECKPOINTS) else "empty"
     verdict = str(row.get("health", {}).get("verdict", ""))
-    has_model = (path / MODEL / "model.safetensors").exists()
     return RunInfo(path, load_recipe(path / CONFIG), status, step, total, started, row, verdict, has_model)
 
 

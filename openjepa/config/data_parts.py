@@ -20,8 +20,13 @@ class AugmentConfig(Part):
     flip: Share = Field(0.5, description="probability of a horizontal flip")
     color_jitter: float = Field(0.0, ge=0, description="strength s of brightness/contrast/saturation .8s and hue .2s")
     color_jitter_prob: Share = Field(0.8, description="probability of the colour jitter")
+    color_saturation: float = Field(
+        0.8, ge=0, description="range of the jitter's saturation over its strength s (SimCLR .8; BYOL and VICReg .4)"
+    )
     grayscale: Share = Field(0.0, description="probability of dropping colour")
     blur: Share = Field(0.0, description="probability of a Gaussian blur")
+    blur_sigma: PositiveRange = Field((0.1, 2.0), description="deviation of the blur in pixels, drawn evenly")
+    solarize: Share = Field(0.0, description="probability of inverting all values in the brighter half of the range")
 
 
 class ViewConfig(Part):

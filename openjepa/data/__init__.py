@@ -8,6 +8,7 @@ from openjepa.data.sampling import Sampler, Selection
 from openjepa.data.scenes import Scene, SceneSource, draw, render
 from openjepa.data.sources import FileSource, Source, Subset, holdout, labels_of, open_source, with_hint
 from openjepa.data.transforms import EvalTransform, Normalise, TrainTransform
+from openjepa.data.views import Views, panel_transform, train_transform
 from openjepa.data.workers import auto_workers
 
 __all__ = [
@@ -27,15 +28,18 @@ __all__ = [
     "Subset",
     "TrainTransform",
     "Verification",
+    "Views",
     "auto_workers",
     "draw",
     "holdout",
     "inspect",
     "labels_of",
     "open_source",
+    "panel_transform",
     "read_batches",
     "read_image",
     "render",
+    "train_transform",
     "verify",
     "with_cache",
     "with_hint",

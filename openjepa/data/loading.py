@@ -7,7 +7,7 @@ number of workers, for any split into ranks, and when a run starts in the middle
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, cast
@@ -23,7 +23,8 @@ from openjepa.data.workers import auto_workers, init_worker, keep_sigchld, start
 from openjepa.errors import DataError, OpenJepaError
 from openjepa.types import Batch
 
-ImageTransform = Callable[[Tensor], Tensor]
+#: One image to one, or to several (:class:`openjepa.data.views.Views`, which names them).
+ImageTransform = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
 
 
 class StepSampler(Protocol):
@@ -40,25 +41,23 @@ class StepSampler(Protocol):
 class _Part:
     """What a loader process sends: a batch as plain tensors, bad files met on the way, or the error that ends it."""
 
-    tensors: tuple[Tensor, Tensor, Tensor, Tensor | None] | None
+    tensors: tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None] | None
     bad: dict[str, str]
     error: OpenJepaError | None = None
 
     def pin_memory(self) -> _Part:
         """Called by torch's pinning thread."""
         if self.tensors is not None:
-            image, ids, places, labels = (None if t is None else t.pin_memory() for t in self.tensors)
-            assert image is not None
-            assert ids is not None
-            assert places is not None
-            self.tensors = image, ids, places, labels
+            inputs, ids, places, labels = self.tensors
+            inputs = {name: images.pin_memory() for name, images in inputs.items()}
+            labels = None if labels is None else labels.pin_memory()
+            self.tensors = inputs, ids.pin_memory(), places.pin_memory(), labels
         return self
 
     def batch(self) -> Batch:
         """As a batch."""
         assert self.tensors is not None
-        image, ids, places, labels = self.tensors
-        return Batch({"image": image}, ids, places, labels)
+        return Batch(*self.tensors)
 
 
 def too_many_bad(bad: dict[str, str], count: int, share: float) -> DataError | None:
@@ -80,6 +79,7 @@ class _Reader:
 
     def __init__(self, source: Source, transform: ImageTransform, seed: int, max_bad_share: float = 1.0) -> None:
         self.source, self.transform, self.seed, self.max_bad_share = source, transform, seed, max_bad_share
+        self.names: tuple[str, ...] = getattr(transform, "names", ("image",))
         self.bad: dict[int, str] = {}
 
     def try_read(self, index: int) -> Tensor | None:
@@ -108,19 +108,26 @@ class _Reader:
         """Item id → reason of bad samples."""
         return {self.source.item_id(i): self.bad[i] for i in indices}
 
-    def augment(self, image: Tensor, epoch: int, place: int) -> Tensor:
+    def augment(self, image: Tensor, epoch: int, place: int) -> Tensor | tuple[Tensor, ...]:
         """Transform with torch's CPU generator seeded by (seed, epoch, place)."""
         torch.default_generator.manual_seed(mix(self.seed, epoch, place))
         return self.transform(image)
 
     def pack(
-        self, images: list[Tensor], ids: list[int], places: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Stack samples; float and 8-bit images in one batch become float."""
-        if len({image.dtype for image in images}) > 1:
-            images = [i.to(torch.float32).div_(255) if i.dtype == torch.uint8 else i for i in images]
+        self, images: Sequence[Tensor | tuple[Tensor, ...]], ids: list[int], places: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None]:
+        """Stack samples, view by view."""
+        columns = zip(*(image if isinstance(image, tuple) else (image,) for image in images), strict=True)
+        inputs = {name: _stack(column) for name, column in zip(self.names, columns, strict=True)}
         labels = torch.tensor([self.source.label(i) for i in ids]) if self.source.classes else None
-        return torch.stack(images), torch.tensor(ids), places, labels
+        return inputs, torch.tensor(ids), places, labels
+
+
+def _stack(images: Sequence[Tensor]) -> Tensor:
+    """``(C, H, W)`` each to ``(B, C, H, W)``; float and 8-bit images in one batch become float."""
+    if len({image.dtype for image in images}) > 1:
+        images = [i.to(torch.float32).div_(255) if i.dtype == torch.uint8 else i for i in images]
+    return torch.stack(tuple(images))
 
 
 class _TrainSteps(torch.utils.data.Dataset[_Part]):
@@ -243,7 +250,8 @@ class Loader:
     (seed, epoch, place). Iterate once, then ``close`` (or use ``with``).
 
     Args:
-        source: samples. transform: one image to one image of a fixed size, drawing from torch's global RNG.
+        source: samples. transform: one image to one image of a fixed size (or to several, of which it has ``names``),
+            drawing from torch's global RNG.
         sampler: which samples a step has. workers: loader processes; 0 reads in this process, ``auto`` decides.
         cache: ``auto``, ``memory`` or ``none``; see :func:`openjepa.data.cache.with_cache`.
         max_bad_share: share of bad files beyond which iteration stops. start_step, total_steps: 0-based range of steps.

@@ -118,17 +118,20 @@ def random_box(
 
 
 class TrainTransform:
-    """Random-resized crop (or cover and centre crop), flip, colour jitter, gray, blur, as ``data.augment`` says.
+    """Random-resized crop (or cover and centre crop), flip, colour jitter, gray, blur, solarise, as ``data.augment`` says.
 
     Draws from torch's global RNG, which the loader seeds per sample.
+
+    Args:
+        config: image_size, interpolation, channels and augment are used. key: where ``augment`` stands in the recipe.
 
     Raises:
         ConfigError: colour transforms on data that has not 3 channels, or a range that is empty.
     """
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, key: str = "data.augment") -> None:
         augment = config.augment
-        _check(augment, config.channels)
+        _check(augment, config.channels, key)
         self.size = _sides(config.image_size)
         self.mode = config.interpolation
         self.augment = augment
@@ -158,21 +161,19 @@ class TrainTransform:
         return f"TrainTransform(size={self.size}, mode={self.mode}, {self.augment})"
 
 
-def _check(augment: AugmentConfig, channels: int) -> None:
+def _check(augment: AugmentConfig, channels: int, key: str) -> None:
     """Raise ConfigError for settings that cannot work."""
     for name, limit in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
         low, high = getattr(augment, name)
         if not 0 < low <= high <= limit:
-            raise ConfigError(
-                f"data.augment.{name} {[low, high]} must be a range above 0" + (" up to 1" * (limit == 1))
-            )
+            raise ConfigError(f"{key}.{name} {[low, high]} must be a range above 0" + (" up to 1" * (limit == 1)))
     if channels != 3:
         for name in ("color_jitter", "grayscale"):
             if getattr(augment, name) > 0:
-                raise ConfigError(f"data.augment.{name} needs 3 channels and data.channels is {channels}: set it to 0")
+                raise ConfigError(f"{key}.{name} needs 3 channels and data.channels is {channels}: set it to 0")
     if augment.color_jitter > 2.5:
         raise ConfigError(
-            f"data.augment.color_jitter {augment.color_jitter:g} is above 2.5, where hue has turned half-way round"
+            f"{key}.color_jitter {augment.color_jitter:g} is above 2.5, where hue has turned half-way round"
         )
 
 
@@ -180,27 +181,32 @@ def _colour_steps(augment: AugmentConfig) -> list[tuple[float, Callable[[Tensor]
     """``(probability, transform)`` of what changes colours and sharpness, in order; only those that can happen."""
     steps: list[tuple[float, Callable[[Tensor], Tensor]]] = []
     if augment.color_jitter > 0 and augment.color_jitter_prob > 0:
-        steps.append((augment.color_jitter_prob, _Jitter(augment.color_jitter)))
+        steps.append((augment.color_jitter_prob, _Jitter(augment.color_jitter, augment.color_saturation)))
     if augment.grayscale > 0:
         steps.append((augment.grayscale, _gray))
     if augment.blur > 0:
-        steps.append((augment.blur, _blur))
+        steps.append((augment.blur, functools.partial(_blur, sigmas=augment.blur_sigma)))
+    if augment.solarize > 0:
+        steps.append((augment.solarize, _solarise))
     return steps
 
 
 class _Jitter:
-    """Brightness, contrast and saturation within ±.8s and hue within ±.2s, in random order (SimCLR, arXiv:2002.05709
-    §A).
+    """Brightness and contrast within ±.8s, saturation within ±``saturation``·s and hue within ±.2s, in random order.
+
+    SimCLR (arXiv:2002.05709 §A) takes .8 for saturation too, BYOL (arXiv:2006.07733 table 6) half of that.
     """
 
-    def __init__(self, strength: float) -> None:
-        self.low, self.high, self.hue = max(0.0, 1 - 0.8 * strength), 1 + 0.8 * strength, 0.2 * strength
+    def __init__(self, strength: float, saturation: float = 0.8) -> None:
+        reach = (0.8 * strength, 0.8 * strength, saturation * strength)
+        self.low, self.high = [max(0.0, 1 - r) for r in reach], [1 + r for r in reach]
+        self.hue = 0.2 * strength
 
     def __call__(self, image: Tensor) -> Tensor:
         kernels = _kernels()
         order = torch.randperm(4).tolist()
         draws = torch.rand(4).tolist()
-        factor = [self.low + (self.high - self.low) * d for d in draws]
+        factor = [low + (high - low) * d for low, high, d in zip(self.low, self.high, draws, strict=False)]
         for k in order:
             if k == 3:
                 image = kernels.adjust_hue_image(image, self.hue * (2 * draws[3] - 1))
@@ -219,13 +225,20 @@ def _gray(image: Tensor) -> Tensor:
     return _kernels().rgb_to_grayscale_image(image, num_output_channels=3)
 
 
-def _blur(image: Tensor) -> Tensor:
-    """Gaussian blur of deviation .1-2 pixels (uniform)."""
-    sigma = 0.1 + 1.9 * float(torch.rand(()))
+def _blur(image: Tensor, sigmas: tuple[float, float]) -> Tensor:
+    """Gaussian blur, its deviation in pixels drawn evenly from a range."""
+    sigma = sigmas[0] + (sigmas[1] - sigmas[0]) * float(torch.rand(()))
     reach = min(math.ceil(3 * sigma), image.shape[1] - 1, image.shape[2] - 1)  # reflection needs a side longer than it
     if reach < 1:
         return image
     return _kernels().gaussian_blur_image(image, [2 * reach + 1, 2 * reach + 1], [sigma, sigma])
+
+
+def _solarise(image: Tensor) -> Tensor:
+    """Invert what is brighter than the middle of the range (uint8, or float in 0..1)."""
+    if image.dtype == torch.uint8:
+        return torch.where(image >= 128, 255 - image, image)
+    return torch.where(image >= 0.5, 1 - image, image)
 
 
 class Normalise(nn.Module):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from openjepa.config import Recipe
-from openjepa.data import Loader, Sampler, Source, TrainTransform
+from openjepa.data import Loader, Sampler, Source, train_transform
 from openjepa.masking import build_masker
 from openjepa.training.sizing import Cut, cut_rows
 from openjepa.types import Batch, Ids, MaskGroup
@@ -84,7 +84,7 @@ class Feed:
         self._count, self._pin, self._ahead = count, pin, ahead
         self.sampler = Sampler(len(source), batch, recipe.seed, rank=share.rank, world=share.world)
         self._masker = build_masker(recipe.mask, recipe.grid, recipe.seed)
-        self._transform = TrainTransform(recipe.data)
+        self._transform = train_transform(recipe.data)
         self._bad: dict[str, str] = {}
         self._lock = threading.Lock()
         self._open(start)

@@ -14,6 +14,7 @@ from openjepa.data import Source
 from openjepa.errors import ConfigError, nearest
 from openjepa.evaluation.knn import knn
 from openjepa.evaluation.linear import linear
+from openjepa.evaluation.linear_grid import run as _linear_grid
 from openjepa.evaluation.request import Bench, Evaluator, Request, Settings
 from openjepa.evaluation.score import Score
 from openjepa.features import Features, cached_extract, cached_raw_pixels
@@ -46,6 +47,7 @@ def _linear(request: Request) -> list[Score]:
 _ENTRIES = (
     Evaluator("knn", _knn, help="accuracy of the k nearest training images by centred cosine", cheap=True),
     Evaluator("linear", _linear, help="accuracy of logistic regression to convergence", cheap=True),
+    Evaluator("linear-grid", _linear_grid, help="accuracy of a linear head chosen among lr × weight decay"),
 )
 EVALUATORS: Mapping[str, Evaluator] = {entry.name: entry for entry in _ENTRIES}
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from openjepa.errors import ConfigError
 from openjepa.evaluation import logistic
-from openjepa.evaluation.labels import Labelled, align, feature_protocol, score_of, stratified
+from openjepa.evaluation.choice import HELD_OUT
+from openjepa.evaluation.choice import split as _split
+from openjepa.evaluation.labels import Labelled, align, feature_protocol, score_of
 from openjepa.evaluation.score import Score
 from openjepa.features import Features
 
@@ -19,7 +20,6 @@ log = logging.getLogger(__name__)
 # Per-sample penalties λ from strong to weak; scikit-learn's C is 1/(λ·N).
 PENALTIES = tuple(10.0**exponent for exponent in range(1, -11, -1))
 CHOICE_TOLERANCE = 1e-4  # accuracies settle long before the weights do; the final fit goes to 1e-6
-HELD_OUT = 0.2
 PATIENCE = 2  # stop weakening the penalty after this many worse steps in a row: the weakest fits are the slowest
 
 
@@ -103,19 +103,6 @@ def choose_penalty(basis: logistic.Basis, y: Tensor, classes: int, seed: int) ->
     for factor in (10**-0.5, 10**0.5):
         attempt(coarse * factor)
     return Choice(best(), tried[best()][0], len(tried))
-
-
-def _split(y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices to fit on and to choose on: a stratified fifth is held out, never the last sample of a class."""
-    held = stratified(y, round(HELD_OUT * len(y)), seed)
-    mask = torch.zeros(len(y), dtype=torch.bool)
-    mask[held] = True
-    counts = torch.bincount(y)
-    for label in (counts > 0).nonzero().flatten().tolist():
-        members = (y == label).nonzero().flatten()
-        if bool(mask[members].all()):
-            mask[members[0]] = False
-    return (~mask).nonzero().flatten(), mask.nonzero().flatten()
 
 
 def _protocol(

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-import openjepa.hub.parity_ijepa  # noqa: F401  (registers its check)
+import openjepa.hub.parity_ijepa
 import openjepa.hub.parity_probe  # noqa: F401
 from openjepa.errors import OpenJepaError
 from openjepa.hub.golden import TOLERANCE, Ledger, check_golden

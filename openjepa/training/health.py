@@ -9,7 +9,7 @@ Thresholds, and why (first calibration; they are numbers of one place, so that a
 name                  value   reason
 ====================  ======  ==========================================================================================
 diverged_over_best    3       loss over its lowest value; healthy runs rise by tens of percent when targets get richer
-diverged_over_mean    1.5     ... and over predicting the mean target: no network that learns is worse than a constant
+diverged_over_mean    1.5     ... and over predicting the mean target (without cheats: over the loss at the start)
 dead_std              0.02    pooled features vary this little against their own start: nothing tells images apart
 dead_rank             1.2     effective rank of pooled features; 1 means that all images lie on one line
 dead_cosine           0.9999  mean cosine between images; a fresh ViT lies around .97 to .999
@@ -151,17 +151,26 @@ def _warming(row: Row, limits: Thresholds) -> bool:
 
 def _diverging(rows: Sequence[Row], limits: Thresholds) -> Verdict | None:
     last = rows[-1]
+    if last["step"] == 0 and last["loss"] is None:
+        return None  # a method without a loss on the panel has none before its first step
     # The row of step 0 holds the panel's prediction loss alone: no regularisers, so no measure for later losses.
     losses = [_number(row.get("loss")) for row in rows if row["step"] > 0 or row is last]
     if not math.isfinite(losses[-1]):
         return Verdict("diverging", "the loss is not finite", _AGAINST_DIVERGENCE)
     best = min((loss for loss in losses if math.isfinite(loss)), default=math.inf)
-    mean, panel = _number(last["health"]["cheats"]["mean_target"]), _number(last["health"]["loss_on_panel"])
-    if losses[-1] > limits.diverged_over_best * best and panel > limits.diverged_over_mean * mean:
-        times = losses[-1] / max(best, 1e-12)
-        sentence = f"the loss {losses[-1]:.3g} is {times:.1f} times its best and worse than predicting the mean target"
-        return Verdict("diverging", sentence, _AGAINST_DIVERGENCE)
-    return None
+    if losses[-1] <= limits.diverged_over_best * best:
+        return None
+    mean = _cheat(last, "mean_target")
+    if math.isfinite(mean):
+        worse = _number(last["health"]["loss_on_panel"]) > limits.diverged_over_mean * mean
+        than = "predicting the mean target"
+    else:  # nothing to compare a prediction with: compare with where training began
+        worse, than = losses[-1] > limits.diverged_over_mean * losses[0], "at the start of training"
+    if not worse:
+        return None
+    times = losses[-1] / max(best, 1e-12)
+    sentence = f"the loss {losses[-1]:.3g} is {times:.1f} times its best and worse than {than}"
+    return Verdict("diverging", sentence, _AGAINST_DIVERGENCE)
 
 
 def _collapse(first: Row, last: Row, limits: Thresholds) -> Verdict | None:
@@ -207,8 +216,13 @@ def _cheated(rows: Sequence[Row], limits: Thresholds) -> Verdict | None:
 
 def _beats(row: Row, cheat: str, limits: Thresholds) -> bool:
     """Whether the cheat is as good as the predictor."""
-    guess = _number(row["health"]["cheats"].get(cheat))
+    guess = _cheat(row, cheat)
     return math.isfinite(guess) and _number(row["health"]["loss_on_panel"]) > limits.cheat_margin * guess
+
+
+def _cheat(row: Row, name: str) -> float:
+    """Loss of a cheat on the panel; NaN where the method has none."""
+    return _number(row["health"].get("cheats", {}).get(name))
 
 
 def _number(value: Any) -> float:

@@ -104,6 +104,8 @@ def _scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
     for key, value in row.items():
         if isinstance(value, Mapping):
             yield from _scalars(value, f"{prefix}{key}/")
+        elif isinstance(value, list):
+            yield from _scalars({str(i): item for i, item in enumerate(value)}, f"{prefix}{key}/")
         elif isinstance(value, int | float) and not isinstance(value, bool) and key not in ("step", "time"):
             yield f"{prefix}{key}", float(value)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +9,10 @@ import torch
 from torch import Tensor
 
 from openjepa.config import Recipe
-from openjepa.data import EvalTransform, Normalise, Source, Subset, read_batches
+from openjepa.data import Normalise, Source, Subset, panel_transform, read_batches
 from openjepa.errors import DataError
-from openjepa.features import feature_std, mean_cosine, rankme
 from openjepa.masking import build_masker
+from openjepa.training.depth import layer_numbers, rank_numbers, view_lidar
 from openjepa.training.engine import Engine
 from openjepa.types import Batch, MaskGroup
 
@@ -30,7 +29,7 @@ class HealthPanel:
         indices = [len(source) * i // wanted for i in range(wanted)]
         bad: dict[str, str] = {}
         batches = list(
-            read_batches(Subset(source, indices), EvalTransform(recipe.data), batch_size=wanted, workers=0, bad=bad)
+            read_batches(Subset(source, indices), panel_transform(recipe.data), batch_size=wanted, workers=0, bad=bad)
         )
         if not batches:
             name, reason = next(iter(bad.items()), ("the source", "it is empty"))
@@ -43,8 +42,11 @@ class HealthPanel:
         self._masks: list[MaskGroup] = [masks.to(engine.device)]
 
     @torch.no_grad()
-    def measure(self) -> dict[str, Any]:
-        """The ``health`` part of a row, but for the verdict. Every process must call (sharded weights are gathered)."""
+    def measure(self, deep: bool = True) -> dict[str, Any]:
+        """The ``health`` part of a row, but for the verdict. Every process must call (sharded weights are gathered).
+
+        deep: also look at every block and at views of the same images (:mod:`openjepa.training.depth`).
+        """
         method = self._engine.method
         inputs = {name: self._normalise(value) for name, value in self.batch.inputs.items()}
         batch = Batch(inputs, self.batch.ids, self.batch.places)
@@ -52,6 +54,7 @@ class HealthPanel:
         try:
             with self._engine.autocast():
                 panel = method.panel(batch, self._masks)
+                more = self._deep(next(iter(inputs.values()))) if deep else {}
         finally:
             method.train()
         features = panel.features.float().cpu()
@@ -66,21 +69,13 @@ class HealthPanel:
             "online_rankme": rank_numbers(panel.online_features.float().cpu())["rankme"],
             "samples": samples,
             "width": width,
+            **more,
         }
 
-
-def rank_numbers(features: Tensor) -> dict[str, float]:
-    """Spread of mean-pooled features ``(N, D)``; NaN where they are not finite or fewer than two.
-
-    ``rankme_share`` is the effective rank over the largest one possible for N samples of D channels.
-    """
-    samples, width = features.shape
-    if samples < 2 or not bool(torch.isfinite(features).all()):
-        return dict.fromkeys(("feature_std", "rankme", "rankme_share", "mean_cosine"), math.nan)
-    rank = rankme(features)
-    return {
-        "feature_std": feature_std(features),
-        "rankme": rank,
-        "rankme_share": rank / min(samples, width),
-        "mean_cosine": mean_cosine(features),
-    }
+    def _deep(self, images: Tensor) -> dict[str, Any]:
+        """LiDAR, and numbers of every block of the deployed encoder."""
+        encoder = self._engine.method.encoder
+        return {
+            "lidar": view_lidar(encoder, images),
+            "layers": layer_numbers(encoder.forward_intermediates(images, norm="none")),
+        }

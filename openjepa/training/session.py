@@ -19,6 +19,7 @@ from openjepa.hub.card import ModelCard
 from openjepa.hub.checkpoint import discard_after, list_checkpoints, load_last, save_checkpoint
 from openjepa.hub.model_directory import save_model, split_parts
 from openjepa.training.assemble import Request, assemble, restore
+from openjepa.training.depth import deep_every
 from openjepa.training.feed import Micro, Work
 from openjepa.training.health import DEFAULT, Verdict, collapsed_for, judge
 from openjepa.training.metrics import Metrics
@@ -150,7 +151,7 @@ class Session:
         """
         self.updater.flush()
         with self.clock.part("panel"), self.feed.pause():
-            health = self.panel.measure()
+            health = self.panel.measure(self._deep_is_due())
         row = self._row(health)
         self.meter.reset()
         self.clock.restart()  # here, so that writing and saving count into the next window's host share
@@ -195,6 +196,10 @@ class Session:
                 "total_steps": self.plan.total,
             },
         }
+
+    def _deep_is_due(self) -> bool:
+        every = deep_every(self.plan.log_every, self.plan.batch, len(self.panel.batch))
+        return self.state.step % every == 0 or self.state.step == self.plan.total
 
     def _probe_is_due(self) -> bool:
         if not self._probes or self.state.step == 0:

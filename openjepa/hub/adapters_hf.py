@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def open_hf(spec: Spec) -> Foreign:
         with torch.random.fork_rng(devices=[]):
             network = _build(transformers, config, spec)
     else:
-        network = _load(spec, lambda: transformers.AutoModel.from_pretrained(spec.name, dtype=torch.float32))
+        network = _pretrained(transformers, spec)
     encoder = _wrap(network, config, spec, ready.transform.size)
     licence = None if spec.random else _licence(spec.name)
     protocol = {
@@ -63,6 +64,34 @@ def open_hf(spec: Spec) -> Foreign:
         "licence": licence,
     }
     return Foreign(encoder, ready.transform, ready.normalise(), spec.text, encoder.channels, protocol, licence, fresh)
+
+
+def _pretrained(transformers: Any, spec: Spec) -> Any:
+    """The network with its weights, all of them: what a file lacks would otherwise be drawn at random, silently."""
+    make = transformers.AutoModel.from_pretrained
+    with _quiet(transformers):
+        network, info = _load(spec, lambda: make(spec.name, dtype=torch.float32, output_loading_info=True))
+    absent = sorted(key for key in info["missing_keys"] if "pooler" not in key)  # nobody reads the pooler
+    if absent:
+        raise CheckpointError(
+            f"'{spec.text}' holds no weights for {len(absent)} tensors of its encoder, first {absent[0]}"
+        )
+    return network
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without its progress bars and reports: weights of heads that are not used are no news."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
 
 
 def _load(spec: Spec, load: Callable[[], Any]) -> Any:

@@ -291,6 +291,26 @@ def test_a_text_model_is_refused(tmp_path: Path) -> None:
         open_encoder(tmp_path / "bert")
 
 
+def test_weights_that_are_missing_are_not_drawn_at_random(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = saved(configs()["vit"], tmp_path / "vit")
+    tensors = load_file(folder / "model.safetensors")
+    gone = [key for key in tensors if "layer" in key and ".2." in key]
+    assert gone
+    save_file({k: v for k, v in tensors.items() if k not in gone}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"no weights for {len(gone)} tensors of its encoder, first layers.2"):
+        open_encoder(folder)
+    assert open_encoder(f"{folder}@random").protocol["weights"] == "random"
+
+
+def test_the_licence_is_read_from_the_card(tmp_path: Path) -> None:
+    folder = saved(configs()["vit"], tmp_path / "vit")
+    assert open_encoder(folder).licence is None
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\ntags: [x]\n---\n# A card")
+    assert open_encoder(folder).licence == "cc-by-nc-4.0"
+
+
 def test_a_missing_library_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

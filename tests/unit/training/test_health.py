@@ -80,6 +80,20 @@ def test_cheats(panel: float, name: str) -> None:
     assert judge([FRESH, row(200), row(300, loss_on_panel=panel)]).name == "healthy"  # once is not enough
 
 
+def test_a_method_without_cheats_or_panel_loss_is_judged_by_the_rest() -> None:
+    """Joint embedding: nothing is predicted on the panel."""
+    none: dict[str, Any] = {"cheats": {}, "loss_on_panel": None}
+    start = row(0, loss=None, **none)
+    assert judge([start]).name == "warming up"
+    assert judge([start, row(200, **none), row(300, **none)]).name == "healthy"
+    assert judge([start, row(200, **none), row(300, rankme=1.1, **none)]).name == "collapse"
+    assert judge([start, row(100, loss=1.0, **none), row(300, loss=9.0, **none)]).name == "diverging"
+    assert (
+        judge([start, row(100, loss=9.0, **none), row(200, loss=1.0, **none), row(300, loss=6.0, **none)]).ill is False
+    )
+    assert judge([start, row(100, loss=None, **none)]).name == "diverging"
+
+
 def test_few_images_and_no_measurement_are_not_judged() -> None:
     assert judge([]).name == "not judged"
     assert judge([row(0, samples=2), row(500, samples=2, rankme=1.0)]).name == "not judged"

@@ -12,10 +12,14 @@ from torch import nn
 
 from openjepa.data import Source
 from openjepa.errors import ConfigError, nearest
+from openjepa.evaluation.kmeans import kmeans
 from openjepa.evaluation.knn import knn
 from openjepa.evaluation.linear import linear
-from openjepa.evaluation.linear_grid import run as _linear_grid
-from openjepa.evaluation.request import Bench, Evaluator, Request, Settings
+from openjepa.evaluation.low_shot import low_shot
+from openjepa.evaluation.masks import mask_consistency
+from openjepa.evaluation.request import Bench, Evaluator, Request, Settings, options_of
+from openjepa.evaluation.retrieval import retrieval
+from openjepa.evaluation.scene_probes import scene_probes
 from openjepa.evaluation.score import Score
 from openjepa.features import Features, cached_extract, cached_raw_pixels
 from openjepa.features.extraction import Layers, Precision, TokenKind
@@ -26,7 +30,6 @@ log = logging.getLogger(__name__)
 RAW_PIXELS = "raw pixels"
 SIDES = ("train", "val")
 OnEvaluate = Callable[[str, str, int, int], None]  # subject, side (train or val), samples done, samples in all
-
 
 ALIASES: Mapping[str, str] = {"logistic": "linear"}  # second names
 ALL = "all"  # every cheap evaluator
@@ -44,10 +47,41 @@ def _linear(request: Request) -> list[Score]:
     return [linear(train, val, c=request.settings.c, subject=request.subject, seed=request.settings.seed)]
 
 
+def _low_shot(request: Request) -> list[Score]:
+    train, val = request.pair
+    settings = request.settings
+    return low_shot(train, val, settings.shots, draws=settings.draws, seed=settings.seed, subject=request.subject)
+
+
+def _kmeans(request: Request) -> list[Score]:
+    train, val = request.pair
+    options = options_of("kmeans", request.settings, ("inits",))
+    return kmeans(train, val, seed=request.settings.seed, subject=request.subject, **options)
+
+
+def _retrieval(request: Request) -> list[Score]:
+    train, val = request.pair
+    return retrieval(train, val, seed=request.settings.seed, subject=request.subject)
+
+
+def _masks(request: Request) -> list[Score]:
+    options = options_of("masks", request.settings, ("keep", "views", "views_name", "images"))
+    return [mask_consistency(request.place, seed=request.settings.seed, subject=request.subject, **options)]
+
+
+def _scenes(request: Request) -> list[Score]:
+    options = options_of("scenes", request.settings, ("images",))
+    return scene_probes(request.place, seed=request.settings.seed, subject=request.subject, **options)
+
+
 _ENTRIES = (
     Evaluator("knn", _knn, help="accuracy of the k nearest training images by centred cosine", cheap=True),
     Evaluator("linear", _linear, help="accuracy of logistic regression to convergence", cheap=True),
-    Evaluator("linear-grid", _linear_grid, help="accuracy of a linear head chosen among lr × weight decay"),
+    Evaluator("low-shot", _low_shot, help="logistic regression on a few labels per class, several draws", cheap=True),
+    Evaluator("kmeans", _kmeans, help="agreement of unlabelled clusters with the classes", cheap=True),
+    Evaluator("retrieval", _retrieval, help="mean average precision of rankings by cosine", cheap=True),
+    Evaluator("masks", _masks, "encoder", help="is an image under two masks closer to itself than to others?"),
+    Evaluator("scenes", _scenes, "encoder", help="counting, distance and size on built-in scenes", pixels=True),
 )
 EVALUATORS: Mapping[str, Evaluator] = {entry.name: entry for entry in _ENTRIES}
 
@@ -126,7 +160,7 @@ def _judge(
     pairs: dict[TokenKind, list[Features]] = {}
     scores = []
     for entry in entries:
-        if bench.encoder is None and entry.needs != "pooled":
+        if bench.encoder is None and entry.needs != "pooled" and not entry.pixels:
             continue  # raw pixels are one vector per image
         request = Request(name, settings, bench=bench)
         if entry.needs != "encoder":
@@ -134,8 +168,15 @@ def _judge(
                 pairs[entry.needs] = [_features(bench, entry.needs, name, side, on_progress) for side in SIDES]
             train, val = pairs[entry.needs]
             request = replace(request, train=train, val=val)
-        scores += entry.run(request)
+        scores += [_with_skipped(score, request) for score in entry.run(request)]
     return scores
+
+
+def _with_skipped(score: Score, request: Request) -> Score:
+    """``score`` with a word on files that could not be read, when there were any."""
+    sides = {"train": request.train, "val": request.val}
+    bad = [f"{len(found.bad)} {side}" for side, found in sides.items() if found is not None and found.bad]
+    return replace(score, protocol={**score.protocol, "unreadable_files": " + ".join(bad)}) if bad else score
 
 
 def _features(bench: Bench, tokens: TokenKind, name: str, side: str, on_progress: OnEvaluate | None) -> Features:

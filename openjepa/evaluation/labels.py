@@ -126,13 +126,15 @@ def score_of(
         if bool((data.val_y == i).any())
     }
     correct, total = int(right.sum()), len(right)
+    absent = [label for label in data.classes if label not in per_class]
+    about = {**protocol, "no_val_images_of": _listed(absent)} if absent else protocol
     return Score(
         name=name,
         value=correct / total,
         n_train=len(data.y),
         n_val=total,
         subject=subject,
-        protocol=protocol,
+        protocol=about,
         classes=data.classes,
         per_class=per_class,
         interval=wilson(correct, total),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from openjepa.data import Source
+from openjepa.errors import ConfigError, nearest
 from openjepa.evaluation.score import Score
 from openjepa.features import Features
 from openjepa.features.extraction import Layers, Precision
@@ -90,8 +91,8 @@ class Evaluator:
     """An entry of ``EVALUATORS``.
 
     run: from a request to scores. needs: ``pooled`` or ``patch`` features in ``Request.train`` and ``val``, or the
-    ``encoder`` in ``Request.bench`` (raw pixels are then not judged; nor are they as ``patch``). help: one line.
-    cheap: part of ``all``.
+    ``encoder`` in ``Request.bench``. help: one line. cheap: part of ``all``. pixels: raw pixels can be judged although
+    it is not ``pooled`` (which they always can).
     """
 
     name: str
@@ -99,3 +100,13 @@ class Evaluator:
     needs: Needs = "pooled"
     help: str = ""
     cheap: bool = False
+    pixels: bool = False
+
+
+def options_of(name: str, settings: Settings, known: tuple[str, ...]) -> dict[str, Any]:
+    """An evaluator's entry of ``settings.options``. Raises ConfigError for an option it does not know."""
+    given = dict(settings.options.get(name, {}))
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{name} has no option '{key}': {', '.join(known)}{nearest(key, known)}")
+    return given

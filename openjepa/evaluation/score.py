@@ -12,7 +12,7 @@ from typing import Any
 from openjepa.errors import DataError
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
-SHARES = ("accuracy", "mAP", "recall@1", "recall@5", "recall@10")  # metrics in 0..1 that are read as per cent
+SHARES = ("accuracy", "top-1", "mAP", "recall@1", "recall@5", "recall@10")  # metrics in 0..1 that are read as per cent
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def read_scores(path: str | Path) -> list[Entry]:
     return [Entry(name, _role(name), d.marks, d.protocol, d.counts) for name, d in drafts.items() if d.marks]
 
 
-_SHARES = ("accuracy", "mAP", "recall@1", "recall@5", "recall@10")
+_SHARES = ("accuracy", "top-1", "mAP", "recall@1", "recall@5", "recall@10")
 _NOT_SCORES = {"n", "n_train", "n_val", "seed", "step", "k", "dim", "seconds"}
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from openjepa.errors import RunError, require
-from openjepa.visualize.metrics import Metrics
+from openjepa.visualize.metrics import Metrics, dig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ INK, MUTED, GRID = "#1f2328", "#656d76", "#d8dee4"
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
 THEMED = {INK: "--ink", MUTED: "--muted", GRID: "--line", BLUE: "--blue", ORANGE: "--orange", GREEN: "--green",
           PURPLE: "--purple", SKY: "--sky", VERMILION: "--vermilion"}  # fmt: skip
+OTHERS = (SKY, VERMILION, MUTED)  # of cheats that only some methods have
 MOST_POINTS = 400  # per series in a drawing: more cannot be seen at this width
 
 
@@ -69,6 +70,15 @@ _SPECS: tuple[_Spec, ...] = (
     ("rank", "Effective rank of pooled features", "RankMe, % of width",
      "Number of directions that features really use. Rising or steady is good; falling towards zero is collapse.",
      False, (("health.rankme_share", "RankMe", BLUE, "-"),), 100),
+    ("lidar", "Directions that tell images apart", "LiDAR",
+     "Like the effective rank, but only what differs between images more than between views of one image counts.",
+     False, (("health.lidar", "LiDAR", BLUE, "-"),), 1),
+    ("layers", "Effective rank of every depth", "RankMe of a block",
+     "Raw block outputs. Late blocks below early ones: what the first blocks still told apart is lost on the way.",
+     False, (), 1),
+    ("alpha", "Decay of the spectrum", "α-ReQ",
+     "Exponent of the fall of eigenvalues. Rising far above 1: few directions take all. Near 0: noise.",
+     False, (("health.alpha", "α", BLUE, "-"),), 1),
     ("loss", "Training loss", "loss per element",
      "Alone it says little: the targets move with the encoder, so it may rise while features get better.",
      False, (("loss", "loss", BLUE, "-"),), 1),
@@ -93,7 +103,8 @@ _SPECS: tuple[_Spec, ...] = (
     ("decay", "Weight decay", "coefficient", "", False, (("weight_decay", "decay", BLUE, "-"),), 1),
     ("speed", "Speed", "images per second", "", False, (("images_per_s", "images/s", BLUE, "-"),), 1),
 )  # fmt: skip
-_FROM_ZERO = ("rank", "spread", "speed")
+_FROM_ZERO = ("rank", "lidar", "layers", "spread", "speed")
+_DEPTHS = ((SKY, ":"), (GREEN, "-."), (ORANGE, "--"), (BLUE, "-"))  # first, two between, last
 
 
 def panels(metrics: Metrics, *, levels: Mapping[str, Mapping[str, float]] | None = None) -> list[Panel]:
@@ -106,15 +117,46 @@ def panels(metrics: Metrics, *, levels: Mapping[str, Mapping[str, float]] | None
     found = []
     for key, title, unit, reading, log, curves, scale in _SPECS:
         series = []
+        curves = _blocks(metrics) if key == "layers" else curves
         for metric, label, colour, dash in curves:
             x, y = metrics.series(metric)
             if any(math.isfinite(v) for v in y):
                 thick = 2.4 if metric == "health.loss_on_panel" else 1.6
                 series.append(Series(label, x, [v * scale for v in y], colour, dash, thick))
+        if key == "cheats":
+            title, reading, more = _against(metrics, series, title, reading)
+            series += more
         if series:
             lines = dict((levels or {}).get(key, {}))
             found.append(Panel(key, title, unit, reading, tuple(series), log, key in _FROM_ZERO, lines))
     return found
+
+
+def _against(metrics: Metrics, series: Sequence[Series], title: str, reading: str) -> tuple[str, str, list[Series]]:
+    """Title and reading of the chart of cheats for what a method has: no cheats, no loss, or cheats of its own."""
+    known = {metric for metric, *_ in _SPECS[0][5]}
+    names = {name for row in metrics.rows for name in (dig(row, "health.cheats") or {})}
+    more = []
+    for name, colour in zip(sorted(n for n in names if f"health.cheats.{n}" not in known), OTHERS, strict=False):
+        x, y = metrics.series(f"health.cheats.{name}")
+        if any(math.isfinite(v) for v in y):
+            more.append(Series(name.replace("_", " "), x, y, colour, "--"))
+    labels = [one.label for one in (*series, *more)]
+    if labels == ["the model"]:
+        return "Loss on the health panel", "This method has no cheats to compare with; read it with the rank.", more
+    return title, reading, more
+
+
+def _blocks(metrics: Metrics) -> tuple[tuple[str, str, str, str], ...]:
+    """Metric, label, colour and dash of at most four blocks, evenly spaced from the first to the last."""
+    last: list[float] = next((n for row in reversed(metrics.rows) if (n := dig(row, "health.layers.rankme"))), [])
+    count = min(len(last), len(_DEPTHS))
+    chosen = [round(i * (len(last) - 1) / max(count - 1, 1)) for i in range(count)]
+    styles = _DEPTHS[len(_DEPTHS) - count :]
+    return tuple(
+        (f"health.layers.rankme.{block}", f"block {block + 1}", *style)
+        for block, style in zip(chosen, styles, strict=True)
+    )
 
 
 def draw(panel: Panel, axes: Axes, *, heading: bool = True) -> None:

@@ -46,11 +46,14 @@ class Metrics:
 
 
 def dig(row: Any, key: str) -> Any:
-    """Follow a dotted key through nested dictionaries; None where it ends early."""
+    """Follow a dotted key through nested dictionaries and lists (``layers.rankme.0``); None where it ends early."""
     for part in key.split("."):
-        if not isinstance(row, dict) or part not in row:
+        if isinstance(row, list) and part.isdecimal() and int(part) < len(row):
+            row = row[int(part)]
+        elif isinstance(row, dict) and part in row:
+            row = row[part]
+        else:
             return None
-        row = row[part]
     return row
 
 

@@ -106,3 +106,16 @@ def test_gaps_where_numbers_are_not_finite() -> None:
 def test_nothing_to_draw_is_said_in_one_line() -> None:
     with pytest.raises(RunError, match="no numbers to draw yet"):
         curves_figure(Metrics())
+
+
+def test_blocks_lidar_and_spectrum_are_drawn_where_they_were_measured(tmp_path: Path) -> None:
+    rows = metric_rows()
+    for i, row in enumerate(rows):
+        row["health"]["alpha"] = 1.0 + i
+        if i % 2 == 0:
+            row["health"] |= {"lidar": 10.0 + i, "layers": {"rankme": [float(i + b) for b in range(6)]}}
+    write_rows(tmp_path / "metrics.jsonl", rows)
+    found = {panel.key: panel for panel in panels(read_metrics(tmp_path))}
+    assert [s.label for s in found["layers"].series] == ["block 1", "block 3", "block 4", "block 6"]
+    assert found["layers"].series[1].y[1] == 4  # third row of the run, second that has them, third block
+    assert len(found["lidar"].series[0].x) == (len(rows) + 1) // 2 < len(found["alpha"].series[0].x)

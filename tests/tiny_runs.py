@@ -17,7 +17,7 @@ from openjepa.hub.checkpoint import load_last
 from openjepa.training import read_rows
 
 # What may differ between two runs of the same numbers: clocks.
-CLOCKS = ("time", "images_per_s", "data_share", "host_share", "panel_share")
+CLOCKS = ("time", "seconds", "images_per_s", "data_share", "host_share", "panel_share")
 
 
 class Generated:

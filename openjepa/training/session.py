@@ -20,6 +20,7 @@ from openjepa.hub.checkpoint import discard_after, list_checkpoints, load_last, 
 from openjepa.hub.model_directory import save_model, split_parts
 from openjepa.training.assemble import Request, assemble, restore
 from openjepa.training.depth import deep_every
+from openjepa.training.compute import flops_per_sample
 from openjepa.training.feed import Micro, Work
 from openjepa.training.health import DEFAULT, Verdict, collapsed_for, judge
 from openjepa.training.metrics import Metrics
@@ -80,6 +81,7 @@ class Session:
         self.normalise, self.reporter = parts.normalise, parts.reporter
         self._metrics: Metrics | None = parts.metrics
         self._began = time.monotonic() - self.state.seconds
+        self.clock.before, self._flops = self.state.seconds, flops_per_sample(self.recipe)
         self._saved_at = self.state.step if parts.resumed_from_checkpoint else -1
         self._rows: list[dict[str, Any]] = self._history()
         return self
@@ -92,9 +94,10 @@ class Session:
     def begin(self) -> None:
         """Show where the run stands, and measure the fresh encoder before the first step."""
         self.reporter.begin(self.plan.total, self.state.step)
+        self.clock.restart(count=False)  # what came before was no training
         if self.state.step == 0 and not self._rows:
             self.log()
-        self.clock.restart()
+        self.clock.restart(count=False)
 
     def goes_on(self) -> bool:
         """Whether there is another step to do."""
@@ -180,6 +183,8 @@ class Session:
             "step": step,
             "epoch": round(self.plan.epoch(step), 4),
             "samples": self.state.samples,
+            "seconds": round(self.clock.trained(), 3),
+            "flops": self._flops * self.state.samples,
             "loss": loss,
             "terms": terms,
             "lr": self.schedule.lr(last) * self.state.lr_factor,
@@ -271,7 +276,7 @@ class Session:
         state.skipped, state.skipped_in_row = self.updater.skips.total, self.updater.skips.in_row
         state.bad, state.meter = self.engine.world.merge(self.feed.bad), self.meter.state()
         state.scaler = self.engine.scaler.state_dict() or None
-        state.seconds, state.history = time.monotonic() - self._began, self._essential_rows()
+        state.seconds, state.history = self.clock.trained(), self._essential_rows()
         tensors = {
             "model": gather_model(self.engine),
             "optimizer": gather_optimizer(self.engine, self.updater.optimizer),

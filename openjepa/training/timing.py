@@ -17,10 +17,20 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self.restart()
+        self.before = 0.0  # training seconds of earlier windows and sittings
+        self._open()
 
-    def restart(self) -> None:
-        """Start a new window."""
+    def restart(self, *, count: bool = True) -> None:
+        """Start a new window; ``count``: the one before was training."""
+        if count:
+            self.before = self.trained()
+        self._open()
+
+    def trained(self) -> float:
+        """Wall-clock spent on training so far, panels and probes left out."""
+        return self.before + self.elapsed() - self.seconds["panel"]
+
+    def _open(self) -> None:
         self.began = time.perf_counter()
         self.samples = 0  # images seen in the window, by all processes
         self.seconds = dict.fromkeys(PARTS, 0.0)

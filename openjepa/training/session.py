@@ -19,8 +19,8 @@ from openjepa.hub.card import ModelCard
 from openjepa.hub.checkpoint import discard_after, list_checkpoints, load_last, save_checkpoint
 from openjepa.hub.model_directory import save_model, split_parts
 from openjepa.training.assemble import Request, assemble, restore
-from openjepa.training.depth import deep_every
 from openjepa.training.compute import flops_per_sample
+from openjepa.training.depth import deep_every
 from openjepa.training.feed import Micro, Work
 from openjepa.training.health import DEFAULT, Verdict, collapsed_for, judge
 from openjepa.training.metrics import Metrics

@@ -27,8 +27,9 @@ class ModelConfig(Part):
     position_order: Literal["column_first", "row_first"] = Field(
         "column_first", description="which axis the first half of sincos channels encodes: I-JEPA column, V-JEPA row"
     )
-    init: Literal["ijepa", "vjepa2"] = Field(
-        "vjepa2", description="'vjepa2' rescales block outputs by depth; 'ijepa' (published runs) does not"
+    init: Literal["ijepa", "vjepa2", "mae"] = Field(
+        "vjepa2",
+        description="'vjepa2' rescales block outputs by depth; 'ijepa' (published runs) does not; 'mae' is Xavier-uniform",
     )
     class_token: bool = Field(
         False, description="a learned token beside the patches (MAE, data2vec); features are still those of the patches"

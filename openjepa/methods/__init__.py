@@ -4,8 +4,9 @@ from openjepa.config.schema import Recipe
 from openjepa.errors import ConfigError
 from openjepa.methods.base import Method, Panel
 from openjepa.methods.masked_latent import MaskedLatent
+from openjepa.methods.masked_pixel import MaskedPixel
 
-__all__ = ["MaskedLatent", "Method", "Panel", "build_method"]
+__all__ = ["MaskedLatent", "MaskedPixel", "Method", "Panel", "build_method"]
 
 
 def build_method(recipe: Recipe) -> Method:
@@ -13,5 +14,7 @@ def build_method(recipe: Recipe) -> Method:
     match recipe.method:
         case "masked_latent":
             return MaskedLatent(recipe)
+        case "masked_pixel":
+            return MaskedPixel(recipe)
         case _:
             raise ConfigError(f"method {recipe.method} is not built yet")

@@ -102,9 +102,9 @@ class MaskedLatent(Method):
             repeats = len(query.index) // len(everywhere)
             hidden = gather_tokens(everywhere.repeat(repeats, 1, 1), query.index)
             seen = [gather_tokens(z, ids.index) for z, ids in zip(whole, group.contexts, strict=True)]
-            return self.predictor(hidden), query, _join(seen, group)
+            return self.predictor(hidden), query, join_contexts(seen, group)
         seen = [self.online.forward_features(images, keep=ids) for ids in group.contexts]
-        context = _join(seen, group)
+        context = join_contexts(seen, group)
         assert isinstance(self.predictor, NarrowPredictor)
         return self.predictor.predict(context, query), query, context
 
@@ -130,7 +130,7 @@ class MaskedLatent(Method):
             images = batch.inputs[group.group]
             prediction, query, context = self.predict(images, group)
             raw, full = self.targets(images)
-            loss = self._compare(prediction, gather_tokens(_tile(full, query), query.index), query.valid)
+            loss = self._compare(prediction, gather_tokens(tile_rows(full, query), query.index), query.valid)
             terms["prediction"] = terms.get("prediction", 0.0) + loss.detach() / count
             total = total + objective.weight * loss
             for name, weight, value in self._batch_terms(context, raw, progress):
@@ -159,24 +159,13 @@ class MaskedLatent(Method):
 
     @torch.no_grad()
     def panel(self, batch: Batch, masks: Sequence[MaskGroup]) -> Panel:
-        """Measure predictions against cheats on a fixed batch of at least two images (see :class:`Panel`).
-
-        ``mean_target`` predicts the mean target of the batch; ``position_only`` the mean over the *other* images at the
-        same position; ``copy_nearest`` copies the target feature of the visible token nearest to the hidden one.
-        """
+        """Measure predictions against :func:`cheats` on a fixed batch of at least two images (see :class:`Panel`)."""
         group = masks[0]
         images = batch.inputs[group.group]
         raw, full = self.targets(images)  # (B, N, D)
         prediction, query, _ = self.predict(images, group)
-        tiled = _tile(full, query)
-        target = gather_tokens(tiled, query.index)
-        others = (full.sum(dim=0) - full) / max(len(full) - 1, 1)  # mean over the other images, per position
-        nearest = _nearest_context(query, group.contexts[0], group.grid)
-        guesses = {
-            "mean_target": full.mean(dim=(0, 1)).expand_as(target),
-            "position_only": gather_tokens(_tile(others, query), query.index),
-            "copy_nearest": gather_tokens(tiled, nearest),
-        }
+        target = gather_tokens(tile_rows(full, query), query.index)
+        guesses = cheats(full, query, group)
         elements = self.count([group], len(images))
         valid = torch.ones_like(query.index, dtype=torch.bool) if query.valid is None else query.valid
         online = self.online.forward_features(images).float().mean(dim=1)
@@ -194,13 +183,29 @@ class MaskedLatent(Method):
         )
 
 
-def _tile(features: Tensor, query: Ids) -> Tensor:
+def cheats(full: Tensor, query: Ids, group: MaskGroup) -> dict[str, Tensor]:
+    """Predictions ``(R·B, K, D)`` that need no understanding, from the targets ``(B, N, D)`` of at least two images.
+
+    ``mean_target`` predicts the mean target of the batch; ``position_only`` the mean over the *other* images at the
+    same position; ``copy_nearest`` copies the target of the visible token nearest to the hidden one.
+    """
+    tiled = tile_rows(full, query)
+    others = (full.sum(dim=0) - full) / max(len(full) - 1, 1)  # mean over the other images, per position
+    nearest = _nearest_context(query, group.contexts[0], group.grid)
+    return {
+        "mean_target": full.mean(dim=(0, 1)).expand(*query.index.shape, -1),
+        "position_only": gather_tokens(tile_rows(others, query), query.index),
+        "copy_nearest": gather_tokens(tiled, nearest),
+    }
+
+
+def tile_rows(features: Tensor, query: Ids) -> Tensor:
     """Repeat ``(B, N, D)`` to the rows of a stacked query ``(R·B, K)`` without copying when R is 1."""
     repeats = len(query.index) // len(features)
     return features if repeats == 1 else features.repeat(repeats, 1, 1)
 
 
-def _join(seen: list[Tensor], group: MaskGroup) -> Tokens:
+def join_contexts(seen: list[Tensor], group: MaskGroup) -> Tokens:
     """The contexts of the images: one as it is, several along the batch axis, padded to the longest."""
     if len(seen) == 1:
         return Tokens(seen[0], group.grid, group.contexts[0])

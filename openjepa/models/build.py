@@ -9,9 +9,11 @@ from openjepa.config.schema import (
     ModelConfig,
     NarrowPredictorConfig,
     NoPredictorConfig,
+    PixelPredictorConfig,
     PredictorConfig,
 )
 from openjepa.errors import ConfigError
+from openjepa.models.pixel_decoder import PixelDecoder
 from openjepa.models.predictor import NarrowPredictor
 from openjepa.models.token_head import TokenHead
 from openjepa.models.vit import VisionTransformer
@@ -37,5 +39,17 @@ def build_predictor(config: PredictorConfig, encoder: VisionTransformer, model: 
             )
         case LinearPredictorConfig() | NoPredictorConfig():
             return TokenHead(encoder.embed_dim, linear=config.kind == "linear")
+        case PixelPredictorConfig():
+            return PixelDecoder(
+                embed_dim=encoder.embed_dim,
+                grid=encoder.grid,
+                patch_values=encoder.channels * encoder.patch_size[0] * encoder.patch_size[1],
+                dim=config.dim,
+                depth=config.depth,
+                heads=config.heads or encoder.heads,
+                mlp_ratio=config.mlp_ratio,
+                position_order=model.position_order,
+                init=model.init,
+            )
         case _:
             raise ConfigError(f"predictor.kind {config.kind} is not built here")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LAYER_NORM_EPS = 1e-6  # encoders and predictors; probes use 1e-5
+Init = Literal["ijepa", "vjepa2", "mae"]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -98,15 +99,19 @@ class Block(nn.Module):
         return branch * coin / keep
 
 
-def initialise(root: nn.Module, blocks: nn.ModuleList, how: Literal["ijepa", "vjepa2"]) -> None:
+def initialise(root: nn.Module, blocks: nn.ModuleList, how: Init) -> None:
     """Draw weights as published: normal with deviation .02 (truncated at ±2, 100 deviations out), biases 0, norms 1.
 
     ``vjepa2`` then divides ``attn.proj.weight`` and ``mlp.fc2.weight`` of block l (from 1) by √(2l). The published
-    I-JEPA and V-JEPA runs had no such rescale, because a later re-draw undid it: ``ijepa`` (official.md §1.4).
+    I-JEPA and V-JEPA runs had no such rescale, because a later re-draw undid it: ``ijepa`` (official.md §1.4). ``mae``:
+    Xavier-uniform, the patch projection as one linear layer (2111.06377 §A.1).
     """
     for module in root.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            if how == "mae":
+                nn.init.xavier_uniform_(module.weight.detach().flatten(1))  # a view: the weight itself is filled
+            else:
+                nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     if how == "vjepa2":

@@ -14,7 +14,7 @@ from openjepa.config.schema import ModelConfig
 from openjepa.errors import ConfigError
 from openjepa.models.positions import Order, resample_positions, sincos2d
 from openjepa.models.sizes import size_named
-from openjepa.models.transformer import LAYER_NORM_EPS, Block, gather_tokens, initialise, key_mask, residual
+from openjepa.models.transformer import LAYER_NORM_EPS, Block, Init, gather_tokens, initialise, key_mask, residual
 from openjepa.types import Ids
 
 
@@ -71,7 +71,7 @@ class VisionTransformer(nn.Module):
         positions: Literal["sincos2d", "learned"] = "sincos2d",
         position_order: Order = "column_first",
         drop_path: float = 0.0,
-        init: Literal["ijepa", "vjepa2"] = "vjepa2",
+        init: Init = "vjepa2",
         class_token: bool = False,
     ) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from openjepa.objectives.across import all_rows, all_sum, alone
 from openjepa.objectives.distances import block_mean, distance, elements_per_token, info_nce, masked_sum
+from openjepa.objectives.pixels import patchify, pixel_target, unpatchify
 from openjepa.objectives.regularisers import covariance, sigreg, variance, vicreg
 from openjepa.objectives.targets import average_layers, standardise, transform_target
 
@@ -16,9 +17,12 @@ __all__ = [
     "elements_per_token",
     "info_nce",
     "masked_sum",
+    "patchify",
+    "pixel_target",
     "sigreg",
     "standardise",
     "transform_target",
+    "unpatchify",
     "variance",
     "vicreg",
 ]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjepa.errors import ConfigError
-from openjepa.models.transformer import Block, Mlp
+from openjepa.models.transformer import Block, Mlp, attend
 
 Form = Literal["vjepa", "vjepa2"]
 
@@ -41,7 +41,7 @@ class CrossAttention(nn.Module):
     def forward(self, query: Tensor, x: Tensor) -> Tensor:
         """``(B, Q, D)`` queries and ``(B, N, D)`` tokens → ``(B, Q, D)``."""
         q, key, value = (self._heads(part) for part in (self.q(query), *self.kv(x).chunk(2, dim=-1)))
-        return F.scaled_dot_product_attention(q, key, value).transpose(1, 2).flatten(2)
+        return attend(q, key, value).transpose(1, 2).flatten(2)
 
     def folded_query(self, query: Tensor) -> Tensor:
         """``(Q, D)`` fixed queries → ``(heads, Q, D)``: what has to be multiplied with a token to get its score.

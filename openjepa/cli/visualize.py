@@ -1,4 +1,4 @@
-"""``openjepa visualize``: masks, PCA maps, similarity, curves, the report. Loads torch only when it draws."""
+"""``openjepa visualize``: masks, maps, attention, decoded features, reconstructions, curves, the report. Loads torch only when it draws."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from rich.console import Console
 
 from openjepa.errors import ConfigError
 
-app = typer.Typer(help="Look inside: masks, pca, similarity, curves, report.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look inside: masks, features, attention, decoded pixels, curves, the report.", no_args_is_help=True
+)
 _OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 _Data = Annotated[str, typer.Argument(help="folder, list file, image or built-in ('scenes')")]
 _Model = Annotated[str, typer.Option("--model", "-m", help="run, checkpoint or model directory")]
@@ -141,6 +143,20 @@ def decode(
     for name, score in tool.scores.items():
         Console(highlight=False).print(f"{name}: {score}", soft_wrap=True)
     _done(path)
+
+
+@app.command("reconstructions")
+def reconstructions(
+    data: _Data,
+    model: _Model,
+    out: _Out = Path("reconstructions.png"),
+    count: Annotated[int, typer.Option(min=1, max=64, help="images, spread over the data")] = 8,
+    device: _Device = "cpu",
+) -> None:
+    """Draw what a masked-pixel model (MAE) makes of hidden patches."""
+    from openjepa.visualize.inside_files import write_reconstructions
+
+    _done(write_reconstructions(model, data, out, count=count, device=device))
 
 
 @app.command("curves")

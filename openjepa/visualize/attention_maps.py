@@ -97,11 +97,12 @@ def encoder_attention(
 
 
 def predictor_attention(
-    encoder: Encoder,
+    encoder: Any,
     predictor: Any,
     images: Tensor,
     group: MaskGroup,
     *,
+    prefix: bool = False,
     layer: int = -1,
     head: str = "mean",
     patch: tuple[int, int] | None = None,
@@ -110,6 +111,7 @@ def predictor_attention(
 
     Args:
         encoder: makes the context from the visible patches. predictor: one that asks mask tokens (narrow or pixel).
+        prefix: the predictor also reads the encoder's class token (MAE's decoder does).
         images: ``(M, C, H, W)`` normalised. group: masks of these images; context 0 and the targets paired with it.
         patch: the hidden patch that asks; None takes, in each image, the one nearest to the middle of its target.
 
@@ -121,7 +123,8 @@ def predictor_attention(
     query, places = hidden_queries(group, len(images), patch)
     context = group.contexts[0]
     with torch.no_grad():
-        visible = Tokens(encoder.forward_features(images, keep=context), group.grid, context)
+        options = {"prefix": True} if prefix else {}
+        visible = Tokens(encoder.forward_features(images, keep=context, **options), group.grid, context)
     found: list[Tensor] = []
     watch(predictor, lambda: predictor.predict(visible, query), lambda _, w: found.append(w), [number])
     (weights,) = found  # (M, heads, Q, keys)
@@ -136,7 +139,7 @@ def predictor_attention(
     share = float(1 - elsewhere.mean())
     note = (
         f"Attention of predictor block {number} from the mask token of the framed hidden patch to the visible patches "
-        f"(grey: hidden). On average {share:.0%} of it goes to visible patches, the rest to mask tokens."
+        f"(grey: hidden). On average {share:.0%} of it goes to visible patches, the rest to {'class and ' if before else ''}mask tokens."
     )
     return AttentionMaps(maps.numpy(), names, tuple(cell), elsewhere.numpy(), cells.numpy(), note)
 

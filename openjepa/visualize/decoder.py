@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from openjepa.errors import DataError
 from openjepa.models.positions import sincos2d
+from openjepa.objectives import patchify, unpatchify
 
 POSITION = 64  # channels of the position table
 
@@ -58,7 +59,7 @@ class FeatureDecoder(nn.Module):
         """Features of whole images ``(B, N, D)`` → ``(B, C, h·p, w·p)`` in 0..1."""
         with torch.no_grad():
             index = torch.arange(features.shape[1]).expand(len(features), -1)
-            return from_patches(self(features, index), self.grid, self.patch).clamp(0, 1)
+            return unpatchify(self(features, index), self.grid, self.patch).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -73,21 +74,6 @@ class Fidelity:
 
     def __str__(self) -> str:
         return f"R2 {self.r2:.3f}, PSNR {self.psnr:.1f} dB (mean patch: {self.mean_psnr:.1f} dB)"
-
-
-def to_patches(images: Tensor, patch: int) -> Tensor:
-    """``(B, C, H, W)`` → ``(B, h·w, C·p·p)``, row-major as the encoder's tokens; leftover pixels are dropped."""
-    batch, channels, height, width = images.shape
-    h, w = height // patch, width // patch
-    x = images[..., : h * patch, : w * patch].reshape(batch, channels, h, patch, w, patch)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, h * w, channels * patch * patch)
-
-
-def from_patches(patches: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
-    """``(B, h·w, C·p·p)`` → ``(B, C, h·p, w·p)``: the inverse of :func:`to_patches`."""
-    batch, channels = len(patches), patches.shape[-1] // (patch * patch)
-    x = patches.reshape(batch, *grid, channels, patch, patch).permute(0, 3, 1, 4, 2, 5)
-    return x.reshape(batch, channels, grid[0] * patch, grid[1] * patch)
 
 
 def fit_decoder(
@@ -116,7 +102,7 @@ def fit_decoder(
         raise DataError(f"a decoder cannot be fitted on {len(images)} image: give a folder with some hundreds")
     if not bool(torch.isfinite(features).all()):
         raise DataError("a decoder cannot be fitted on features that are not finite")
-    pixels = to_patches(unit(images), patch)  # (M, N, C·p·p)
+    pixels = patchify(unit(images), patch)  # (M, N, C·p·p)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         decoder = FeatureDecoder(features.shape[-1], grid, patch, images.shape[1], width)
@@ -147,7 +133,7 @@ def _rate(step: int, steps: int) -> float:
 
 def fidelity(decoder: FeatureDecoder, features: Tensor, images: Tensor, where: Tensor | None = None) -> Fidelity:
     """How well ``decoder`` tells the pixels of ``images`` from ``features (M, N, D)``, over the patches ``where (M, N)``."""
-    truth = to_patches(unit(images), decoder.patch)
+    truth = patchify(unit(images), decoder.patch)
     places = torch.ones(truth.shape[:2], dtype=torch.bool) if where is None else where
     row, index = places.nonzero(as_tuple=True)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from openjepa.config import load_recipe
 from openjepa.data import Normalise, open_source
 from openjepa.errors import ConfigError, RunError
 from openjepa.hub.model_directory import load_model
-from openjepa.visualize import canvas, curves, maps, masks, samples
+from openjepa.visualize import canvas, curves, maps, masks, samples, views
 from openjepa.visualize.metrics import read_metrics
 
 
@@ -50,7 +50,7 @@ def write_masks(
     count: int = 6,
     augment: bool = True,
 ) -> Path:
-    """Masks of ``recipe`` on ``count`` images of ``data``: input, context, targets.
+    """Masks of ``recipe`` on ``count`` images of ``data``: input, context, targets. Its views, where it draws views.
 
     Raises:
         ConfigError, DataError: a wrong recipe, or no readable image.
@@ -58,6 +58,9 @@ def write_masks(
     path = png_path(out)
     loaded = load_recipe(recipe, overrides)
     source = open_source(data, channels=loaded.data.channels)
+    if loaded.data.views:
+        drawn = views.view_previews(source, loaded.data, count=count, seed=loaded.seed)
+        return write_bytes(path, canvas.png(views.view_sheet(drawn, f"Views of {loaded.name} on {source.name}")))
     previews = masks.mask_previews(source, loaded, count=count, augment=augment)
     grid = f"{loaded.grid[0]} × {loaded.grid[1]} patches"
     return write_bytes(path, canvas.png(masks.mask_sheet(previews, f"Masks of {loaded.name} on {source.name}, {grid}")))

@@ -108,7 +108,7 @@ def decoded_tiles(subject: Subject, tool: Instrument, images: Tensor) -> tuple[l
         captions = [
             f"decoded: {fidelity(tool.decoder, truth[k : k + 1], images[k : k + 1])}" for k in range(len(images))
         ]
-        return [_enlarged([canvas.to_rgb(a), canvas.to_rgb(b)]) for a, b in zip(plain, whole, strict=True)], captions
+        return [enlarged([canvas.to_rgb(a), canvas.to_rgb(b)]) for a, b in zip(plain, whole, strict=True)], captions
     guess, where, group = subject.predict(images)
     guess = tool.space.fit_length(guess)
     predicted = as_bytes(tool.decoder.images(torch.where(where[..., None], guess, truth)))
@@ -119,7 +119,7 @@ def decoded_tiles(subject: Subject, tool: Instrument, images: Tensor) -> tuple[l
         cells = where[k].view(subject.recipe.grid).numpy(), seen[k].view(subject.recipe.grid).numpy()
         context = canvas.mix(image, canvas.SLATE, masks.DIM, ~canvas.spread(cells[1], patch, height, width))
         last = in_place(image, canvas.to_rgb(predicted[k]), *cells, patch)
-        rows.append(_enlarged([image, context, canvas.to_rgb(whole[k]), last]))
+        rows.append(enlarged([image, context, canvas.to_rgb(whole[k]), last]))
         one = slice(k, k + 1)
         told = [fidelity(tool.decoder, x[one], images[one], where[one]).r2 for x in (truth, guess)]
         captions.append(
@@ -133,7 +133,7 @@ def _context(group: MaskGroup, tokens: int) -> Tensor:
     return latent.cells(group.contexts[0], tokens)
 
 
-def _enlarged(tiles: Sequence[Image]) -> list[Image]:
+def enlarged(tiles: Sequence[Image]) -> list[Image]:
     """Tiles enlarged by one whole factor."""
     factor = canvas.scale_for(*tiles[0].shape[:2])
     return [canvas.enlarge(tile, factor) for tile in tiles]
@@ -173,10 +173,18 @@ def space_notes(subject: Subject) -> list[str]:
     return notes
 
 
+def decoded_columns(subject: Subject) -> tuple[str, ...]:
+    """What each tile of a row of :func:`decoded_tiles` is."""
+    return DECODED if subject.method is not None else (DECODED[0], "decoded from its features")
+
+
 def decoded_sheet(subject: Subject, tool: Instrument, images: Tensor, title: str) -> Pillow.Image:
     """Rows: image, context, decoded from the true target features, decoded from predicted ones at hidden patches."""
     rows, captions = decoded_tiles(subject, tool, images)
-    columns = DECODED if subject.method is not None else (DECODED[0], "decoded from its features")
     return canvas.sheet(
-        rows, columns=columns, captions=captions, title=title, notes=decoded_notes(tool, space_notes(subject))
+        rows,
+        columns=decoded_columns(subject),
+        captions=captions,
+        title=title,
+        notes=decoded_notes(tool, space_notes(subject)),
     )

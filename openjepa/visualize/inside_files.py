@@ -12,7 +12,7 @@ from openjepa.config.schema import Recipe
 from openjepa.data import Normalise, open_source
 from openjepa.errors import ConfigError, nearest
 from openjepa.hub.model_directory import load_model
-from openjepa.visualize import attention_maps, canvas, gallery, inside, latent, samples
+from openjepa.visualize import attention_maps, canvas, gallery, inside, latent, reconstruction, samples
 from openjepa.visualize.attention_maps import AttentionMaps
 from openjepa.visualize.decoded import Instrument, Subject, instrument
 from openjepa.visualize.files import png_path, write_bytes
@@ -96,8 +96,9 @@ def predictor_maps(
         group = latent.masks_hiding(recipe, len(images), patch)
     encoder = (loaded.online or loaded.encoder).to(device)
     return attention_maps.predictor_attention(
-        encoder, loaded.predictor.to(device), images.to(device), group.to(device), layer=layer, head=head, patch=patch
-    )
+        encoder, loaded.predictor.to(device), images.to(device), group.to(device), prefix=recipe.predictor.kind == "pixel",
+        layer=layer, head=head, patch=patch,
+    )  # fmt: skip
 
 
 def write_decode(
@@ -138,6 +139,24 @@ def write_decode(
     title = f"What features hold, decoded to pixels · {_name(model)}, held-out images"
     sheet = inside.decoded_sheet(Subject(loaded, device), tool, held.images, title)
     return write_bytes(path, canvas.png(sheet)), tool
+
+
+def write_reconstructions(
+    model: str | Path, data: str, out: str | Path = "reconstructions.png", *, count: int = 8, device: str = "cpu"
+) -> Path:
+    """What a masked-pixel model (MAE) makes of hidden patches: ``count`` images of ``data``, a row each.
+
+    Raises:
+        CheckpointError, ConfigError, DataError: no such model, one that predicts no pixels, or no readable image.
+    """
+    path = png_path(out)
+    loaded = load_model(model)
+    config = loaded.config.data
+    latent.rebuild_pixel(loaded)  # a model that reconstructs nothing is refused before any image is read
+    chosen = samples.gather(open_source(data, channels=config.channels), config, count)
+    made = reconstruction.reconstruct(loaded, chosen.images, device=device)
+    title = f"Reconstruction of hidden patches · {_name(model)}"
+    return write_bytes(path, canvas.png(reconstruction.reconstruction_sheet(made, title)))
 
 
 def _name(model: str | Path) -> str:

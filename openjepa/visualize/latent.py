@@ -11,7 +11,7 @@ from openjepa.config.schema import Recipe
 from openjepa.errors import CheckpointError, ConfigError
 from openjepa.hub.model_directory import LoadedModel
 from openjepa.masking import build_masker
-from openjepa.methods import MaskedLatent, build_method
+from openjepa.methods import MaskedLatent, MaskedPixel, Method, build_method
 from openjepa.types import Ids, MaskGroup
 
 DIRECTIONS = ("cosine", "normalised_cosine", "info_nce")  # objectives that leave the length of a prediction free
@@ -23,12 +23,31 @@ def rebuild(loaded: LoadedModel) -> MaskedLatent:
     Raises:
         ConfigError: the model predicts no latents. CheckpointError: a network it needs was not saved.
     """
+    if loaded.config.method != "masked_latent":
+        raise ConfigError(f"method {loaded.config.method} predicts no features of hidden patches")
+    method = _assemble(loaded)
+    assert isinstance(method, MaskedLatent)
+    method.pooled_head = None  # trains only: no prediction of patches needs it
+    return method.eval()
+
+
+def rebuild_pixel(loaded: LoadedModel) -> MaskedPixel:
+    """The method of a pixel-predicting model (MAE), as :func:`rebuild` does it for latents."""
+    if loaded.config.method != "masked_pixel":
+        raise ConfigError(
+            f"method {loaded.config.method} reconstructs no pixels: 'openjepa visualize decode' shows what its features hold"
+        )
+    method = _assemble(loaded)
+    assert isinstance(method, MaskedPixel)
+    return method.eval()
+
+
+def _assemble(loaded: LoadedModel) -> Method:
+    """A method with the loaded networks in the places of its own."""
     recipe = loaded.config
-    if recipe.method != "masked_latent":
-        raise ConfigError(f"method {recipe.method} predicts no features of hidden patches")
-    missing = [name for name in ("online", "predictor") if getattr(loaded, name) is None]
-    if recipe.target.kind in ("ema", "frozen") and loaded.target is None:
-        missing.append("target")
+    keeps = recipe.target.kind in ("ema", "frozen")
+    names = ["online", "predictor", *(["target"] if keeps else [])]
+    missing = [name for name in names if getattr(loaded, name) is None]
     if missing:
         raise CheckpointError(f"'{loaded.source}' has no {' and no '.join(missing)} network: nothing can be predicted")
     with (
@@ -36,12 +55,9 @@ def rebuild(loaded: LoadedModel) -> MaskedLatent:
         torch.device("meta"),
     ):  # no weights are drawn, the loaded ones take their place
         method = build_method(recipe)
-    assert isinstance(method, MaskedLatent)
-    for name in ("online", "predictor"):
+    for name in names:
         setattr(method, name, getattr(loaded, name))
-    method.target = loaded.target if recipe.target.kind in ("ema", "frozen") else None
-    method.pooled_head = None  # trains only: no prediction of patches needs it
-    return method.eval()
+    return method
 
 
 def draw_masks(recipe: Recipe, count: int) -> MaskGroup:
@@ -95,7 +111,7 @@ def cells(ids: Ids, tokens: int) -> Tensor:
     return found.scatter_reduce_(1, ids.index, valid.to(torch.uint8), reduce="amax").bool()
 
 
-def predictions(method: MaskedLatent, images: Tensor, group: MaskGroup) -> tuple[Tensor, Tensor]:
+def predictions(method: MaskedLatent | MaskedPixel, images: Tensor, group: MaskGroup) -> tuple[Tensor, Tensor]:
     """What the predictor says of every hidden patch of normalised ``images (B, C, H, W)``.
 
     Returns:
@@ -103,7 +119,7 @@ def predictions(method: MaskedLatent, images: Tensor, group: MaskGroup) -> tuple
         predicted; and where they are ``(B, N)`` bool.
     """
     with torch.no_grad():
-        found, query, _ = method.predict(images, group)  # (R·B, K, D)
+        found, query, *_ = method.predict(images, group)  # (R·B, K, D)
     batch, tokens = len(images), group.grid[0] * group.grid[1]
     valid = torch.ones_like(query.index, dtype=torch.bool) if query.valid is None else query.valid
     rows = torch.arange(len(query.index)) % batch  # target-major: image is the fast index

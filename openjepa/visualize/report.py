@@ -23,6 +23,7 @@ from openjepa.errors import require
 from openjepa.hub.checkpoint import list_checkpoints
 from openjepa.hub.model_directory import LoadedModel, load_model
 from openjepa.visualize import curves, gallery, summary
+from openjepa.visualize import gallery_inside as inner
 from openjepa.visualize.files import write_bytes
 from openjepa.visualize.rundir import RunFacts, flatten, open_run
 from openjepa.visualize.verdict import health, learning
@@ -36,7 +37,8 @@ class ReportOptions:
 
     maps: held-out images with PCA maps. masks: mask previews. queries, neighbours: rows and columns of the contact
     sheet. searched: training images looked through for it. seconds: of encoder time for the maps, and again for the
-    neighbours; a slow encoder draws fewer. device: where features are computed (``auto``: CUDA where there is one).
+    neighbours; a slow encoder draws fewer. attention: held-out images with attention maps, and with decoded features or
+    reconstructions where there are such (0: none). device: where features are computed (``auto``: CUDA where there is one).
     """
 
     maps: int = 24
@@ -45,6 +47,7 @@ class ReportOptions:
     neighbours: int = 6
     searched: int = 2000
     seconds: float = 8.0
+    attention: int = 4
     device: str = "auto"
 
     @property
@@ -144,12 +147,13 @@ def _charts(facts: RunFacts) -> dict[str, Any]:
         return {"panel": panel, "svg": Markup(curves.panel_svg(panel, width=width))}
 
     made = facts.attempt("curves", lambda: [drawn(panel) for panel in charts], [])
-    return {"charts": made, "rows": len(facts.metrics)}
+    return {"charts": made, "rows": len(facts.metrics), "cheats": bool(facts.metrics.last("health.cheats"))}
 
 
 def _pictures(facts: RunFacts, open_data: Callable[[Recipe], Splits], options: ReportOptions) -> dict[str, Any]:
     """Masks, maps and neighbours; each None with a sentence in ``facts.missing`` when it cannot be drawn."""
-    pictures: dict[str, Any] = {"masks": None, "maps": None, "neighbours": None, "origin": "", "weights": None}
+    nothing = ("masks", "views", "maps", "neighbours", "attention", "decoded", "reconstructed", "weights")
+    pictures: dict[str, Any] = {"origin": "", **dict.fromkeys(nothing)}
     recipe = facts.recipe
     if recipe is None:
         facts.missing.setdefault("masks", "The run's config could not be read, so its data and masks are unknown.")
@@ -160,7 +164,7 @@ def _pictures(facts: RunFacts, open_data: Callable[[Recipe], Splits], options: R
         facts.missing["model"] = facts.missing["masks"]
         return pictures
     pictures["origin"] = splits.origin
-    pictures["masks"] = facts.attempt("masks", lambda: gallery.mask_tiles(recipe, splits.train, options.masks), None)
+    pictures.update(_inputs(facts, recipe, splits, options))
     if facts.model is None and not list_checkpoints(facts.path / "checkpoints"):
         facts.missing["model"] = "The run has saved no weights yet, so there are no features to draw."
         return pictures
@@ -184,7 +188,42 @@ def _pictures(facts: RunFacts, open_data: Callable[[Recipe], Splits], options: R
         ),
         None,
     )  # fmt: skip
-    return pictures
+    return {**pictures, **_inside(facts, loaded, splits, options)}
+
+
+def _inputs(facts: RunFacts, recipe: Recipe, splits: Splits, options: ReportOptions) -> dict[str, Any]:
+    """What training showed the encoder: masks, or views, or neither."""
+    if recipe.data.views:
+        drawn = facts.attempt("views", lambda: inner.view_tiles(recipe, splits.train, options.masks), None)
+        facts.missing.setdefault("views", "")
+        return {"views": drawn}
+    if recipe.mask.kind == "none":
+        facts.missing["masks"] = "This recipe hides nothing: the encoder was shown the whole image."
+        return {}
+    return {"masks": facts.attempt("masks", lambda: gallery.mask_tiles(recipe, splits.train, options.masks), None)}
+
+
+def _inside(facts: RunFacts, loaded: LoadedModel, splits: Splits, options: ReportOptions) -> dict[str, Any]:
+    """Attention, and what features or the pixel predictor hold; drawn on a few images only."""
+    if options.attention < 1:
+        facts.missing["attention"] = "Not drawn: no images were asked for."
+        return {}
+    count, device = options.attention, options.on
+
+    def attention() -> dict[str, Any]:
+        return inner.attention_tiles(loaded, splits.held_out, count=count, device=device)
+
+    def decoded() -> dict[str, Any] | None:
+        return inner.decoded_tiles(loaded, splits.held_out, count=count, device=device)
+
+    def reconstructed() -> dict[str, Any] | None:
+        return inner.reconstruction_tiles(loaded, splits.held_out, count=count, device=device)
+
+    return {
+        "attention": facts.attempt("attention", attention, None),
+        "reconstructed": facts.attempt("reconstructed", reconstructed, None),
+        "decoded": facts.attempt("decoded", decoded, None),
+    }
 
 
 def _commands(facts: RunFacts) -> list[tuple[str, str]]:
@@ -196,6 +235,7 @@ def _commands(facts: RunFacts) -> list[tuple[str, str]]:
     return [
         ("Use the encoder in Python", python),
         ("Score it on labelled folders", f"openjepa evaluate knn --model {run} --train TRAIN_DIR --val VAL_DIR"),
+        ("See what its features hold", f"openjepa visualize decode {data} --model {run}"),
         ("Go on from the last checkpoint", f"openjepa pretrain {data} --out {run} --resume"),
         ("Run the same experiment again", f"openjepa pretrain {data} --recipe {run}/config.yaml"),
     ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from openjepa.config.schema import DataConfig
 from openjepa.data import EvalTransform, Source, TrainTransform, with_hint
+from openjepa.data.transforms import Transform
 from openjepa.errors import DataError
 from openjepa.types import Batch
 
@@ -44,34 +45,57 @@ def batches(images: Tensor, size: int) -> Iterator[Batch]:
         yield Batch({"image": part}, ids, ids)
 
 
-def gather(source: Source, data: DataConfig, count: int, *, seed: int = 0, augment: bool = False) -> Samples:
-    """Read ``count`` samples spread over ``source`` and transform them as ``data`` says.
+def readable(source: Source, count: int, at_least: int = 0) -> Iterator[tuple[int, Tensor]]:
+    """``count`` samples spread over ``source`` as they are: index and ``(C, h, w)``, each once.
 
-    A sample that cannot be read is replaced by the next readable one. ``augment`` applies the random training
-    transforms under a generator seeded with ``seed``; the caller's random state is left as it was.
+    A sample that cannot be read is replaced by the next readable one. at_least: pixels needed on the short side; large
+    JPEGs are decoded at that size.
 
     Raises:
         DataError: nothing can be read.
     """
-    transform = TrainTransform(data) if augment else EvalTransform(data)
-    source = with_hint(source, transform.at_least)  # large JPEGs are decoded at the size that is needed
+    source = with_hint(source, at_least) if at_least else source
+    taken: set[int] = set()
+    for wanted in spaced(len(source), count):
+        found = _readable(source, wanted, taken)
+        if found is None:
+            break
+        taken.add(found[0])
+        yield found
+    if not taken:
+        raise DataError(f"{source.name}: none of its {len(source)} samples can be read, so there is nothing to draw")
+
+
+def gather(
+    source: Source,
+    data: DataConfig,
+    count: int,
+    *,
+    seed: int = 0,
+    augment: bool = False,
+    transform: Transform | None = None,
+) -> Samples:
+    """Read ``count`` samples spread over ``source`` and transform them as ``data`` says (see :func:`readable`).
+
+    ``augment`` applies the random training transforms under a generator seeded with ``seed``; the caller's random state
+    is left as it was. ``transform``: this one instead, of an encoder that has no recipe.
+
+    Raises:
+        DataError: nothing can be read.
+    """
+    if transform is None:
+        transform = TrainTransform(data) if augment else EvalTransform(data)
     images: list[Tensor] = []
     names: list[str] = []
     labels: list[int] = []
     taken: list[int] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for wanted in spaced(len(source), count):
-            found = _readable(source, wanted, set(taken))
-            if found is None:
-                break
-            index, raw = found
+        for index, raw in readable(source, count, transform.at_least):
             images.append(transform(raw))
             names.append(source.item_id(index))
             labels.append(source.label(index))
             taken.append(index)
-    if not images:
-        raise DataError(f"{source.name}: none of its {len(source)} samples can be read, so there is nothing to draw")
     return Samples(torch.stack(images), names, labels, taken, source.classes)
 
 

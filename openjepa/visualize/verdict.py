@@ -35,7 +35,11 @@ def health(metrics: Metrics) -> Verdict:
         tone = UNKNOWN
     reason, _, advice = (rest or head.partition(";")[2]).strip().partition("; try ")
     if tone == GOOD and not reason:
-        reason = "Features differ between images, use many directions, and the predictor beats every cheat."
+        reason = (
+            "Features differ between images, use many directions, and the predictor beats every cheat."
+            if metrics.last("health.cheats")
+            else "Features differ between images and use many directions; this method has no cheats to compare with."
+        )
     return Verdict(tone, name.capitalize(), _sentence(reason), _stop(advice))
 
 
@@ -95,7 +99,8 @@ def _from_cheats(metrics: Metrics) -> Verdict:
     known = {k: finite(v) for k, v in cheats.items()} if isinstance(cheats, dict) else {}
     values = {k: v for k, v in known.items() if v is not None}
     if loss is None or not values:
-        return Verdict(UNKNOWN, "Not measured", "There are no scores and no comparison with cheats in this run.")
+        said = "There are no scores, and this run has no prediction to compare with cheats."
+        return Verdict(UNKNOWN, "Not measured", said, "openjepa evaluate on a labelled folder.")
     name, best = min(values.items(), key=lambda item: item[1])
     cheat = name.replace("_", " ")
     without = "There are no scores on labels, so this is judged by the prediction task alone."

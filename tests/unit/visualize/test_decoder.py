@@ -19,11 +19,11 @@ from openjepa.data.splits import open_splits
 from openjepa.errors import CheckpointError, ConfigError, DataError
 from openjepa.hub.model_directory import load_model, save_model
 from openjepa.methods import build_method
-from openjepa.objectives import transform_target
+from openjepa.objectives import patchify, transform_target
 from openjepa.types import Ids
 from openjepa.visualize import decoded, inside, latent
 from openjepa.visualize.decoded import Subject, TargetSpace, instrument, kept_instrument
-from openjepa.visualize.decoder import FeatureDecoder, fidelity, fit_decoder, from_patches, to_patches
+from openjepa.visualize.decoder import FeatureDecoder, fidelity, fit_decoder
 
 
 def _model(tmp_path: Path, **changes: Any) -> Path:
@@ -37,19 +37,11 @@ def _model(tmp_path: Path, **changes: Any) -> Path:
     return save_model(tmp_path / "model", method, recipe)
 
 
-def test_patches_there_and_back() -> None:
-    images = torch.randn(2, 3, 8, 13)
-    patches = to_patches(images, 4)
-    assert patches.shape == (2, 6, 48)
-    assert torch.equal(from_patches(patches, (2, 3), 4), images[..., :12])
-    assert torch.equal(patches[0, 4].view(3, 4, 4), images[0, :, 4:8, 4:8])
-
-
 def test_features_that_hold_the_pixels_are_decoded_and_empty_ones_are_not() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(300, 1, 8, 8, generator=generator)
     images = torch.nn.functional.avg_pool2d(images, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)  # flat patches
-    truth = to_patches(images, 4)[..., :1]
+    truth = patchify(images, 4)[..., :1]
     full = torch.cat([truth, truth**2, torch.randn(300, 4, 6, generator=generator)], -1)
     noise = torch.randn(300, 4, 8, generator=generator)
     found = {}
@@ -196,6 +188,7 @@ def test_what_cannot_predict_says_so(tmp_path: Path) -> None:
         latent.rebuild(load_model(lone))
     views = build_recipe(
         {**RECIPE, "method": "joint_embedding", "mask": {"kind": "none"}, "predictor": {"kind": "projector"},
+         "target": {"kind": "none", "transform": "none"},
          "data": {**RECIPE["data"], "views": [{"count": 2}]}}
     )  # fmt: skip
     with pytest.raises(ConfigError, match="joint_embedding predicts no features"):

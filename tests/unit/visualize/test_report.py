@@ -16,8 +16,9 @@ from visualize_fakes import ListSource, metric_rows, write_rows
 from openjepa.errors import RunError
 from openjepa.visualize import ReportOptions, curves, write_report
 
-SMALL = ReportOptions(maps=3, masks=2, queries=2, neighbours=3, searched=20)
-SECTIONS = ("headline", "scores", "curves", "maps", "neighbours", "masks", "run", "bad", "next")
+SMALL = ReportOptions(maps=3, masks=2, queries=2, neighbours=3, searched=20, attention=1)
+LOOKS = 3  # attention pictures of one image: itself, the only block, the rollout
+SECTIONS = ("headline", "scores", "curves", "maps", "attention", "neighbours", "masks", "run", "bad", "next")
 HOSTILE = "<script>alert('x')</script>&\".jpg"
 
 
@@ -74,7 +75,7 @@ def test_a_whole_run(run: Path) -> None:
         "cpu: no GPU was found", "None: the run lists no file", "openjepa.load", "--resume", "by chance it would be",
     ):  # fmt: skip
         assert words in page.text, words
-    assert page.tags.count("img") == 2 * 3 + 3 * 4 + 2 * 4
+    assert page.tags.count("img") == 2 * 3 + 3 * 4 + 2 * 4 + LOOKS
     assert page.tags.count("svg") >= 10
 
 
@@ -105,7 +106,7 @@ def test_hostile_names_are_text(run: Path) -> None:
     assert "script" not in page.tags
     assert "onerror" not in "".join(re.findall(r"<[^>]*>", re.sub(r'"[^"]*"', "", text)))
     assert HOSTILE in page.text
-    assert page.tags.count("img") == 2 * 3 + 3 * 4 + 2 * 4
+    assert page.tags.count("img") == 2 * 3 + 3 * 4 + 2 * 4 + LOOKS
 
 
 @pytest.mark.usefixtures("plain_charts")
@@ -155,7 +156,9 @@ def test_data_that_moved_is_named_and_can_be_given(run: Path, tmp_path: Path) ->
         (folder / f"class {k % 2}").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40 + k, 33), (20 * k, 90, 30)).save(folder / f"class {k % 2}" / f"<{k}>.png")
     page = _page(run, data=str(folder))
-    assert page.tags.count("img") == 2 * 3 + 2 * 4 + 2 * 4  # a tenth of 12, at least one of each class: two held out
+    assert (
+        page.tags.count("img") == 2 * 3 + 2 * 4 + 2 * 4 + LOOKS
+    )  # a tenth of 12, at least one of each class: two held out
     assert "class 1" in page.text
 
 
@@ -199,10 +202,11 @@ def test_decisions_of_the_log_are_shown_without_its_steps(run: Path) -> None:
 
 @pytest.mark.usefixtures("plain_charts")
 def test_a_slow_encoder_draws_fewer_pictures(run: Path) -> None:
-    options = ReportOptions(maps=20, masks=1, queries=1, neighbours=2, searched=50, seconds=0)
+    options = ReportOptions(maps=20, masks=1, queries=1, neighbours=2, searched=50, seconds=0, attention=0)
     page = _Page(write_report(run, options=options).read_text(encoding="utf-8"))
     assert page.tags.count("img") == 3 + 6 * 4 + 3
     assert "out of 32;" in page.text, "one batch is always searched"
+    assert "no images were asked for" in page.text
 
 
 @pytest.mark.usefixtures("plain_charts")

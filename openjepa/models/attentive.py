@@ -56,10 +56,12 @@ class CrossAttention(nn.Module):
 
     def project(self, pooled: Tensor) -> Tensor:
         """``(B, heads, Q, D)`` tokens averaged with each head's weights → values ``(B, Q, D)``; Σaₙ = 1 keeps the bias."""
-        width = pooled.shape[-1]
-        value = self.kv.weight[width:].view(self.heads, -1, width)  # (heads, d, D)
-        out = pooled @ value.transpose(1, 2)  # (B, heads, Q, d)
-        return out.transpose(1, 2).flatten(2) + self.kv.bias[width:]
+        batch, heads, count, width = pooled.shape
+        value = self.kv.weight[width:].view(heads, -1, width)  # (heads, d, D)
+        # One product per head: broadcasting over the batch would copy the weights for every image.
+        rows = pooled.transpose(0, 1).reshape(heads, batch * count, width)
+        out = rows @ value.transpose(1, 2)  # (heads, B·Q, d)
+        return out.view(heads, batch, count, -1).permute(1, 2, 0, 3).flatten(2) + self.kv.bias[width:]
 
     def _heads(self, x: Tensor) -> Tensor:
         """``(B, N, D)`` → ``(B, heads, N, d)``."""
@@ -207,11 +209,10 @@ def classify_together(probes: Sequence[AttentiveClassifier], tokens: Tensor) -> 
     folded = torch.cat([(q * b.norm1.weight).flatten(0, 1) for q, b in zip(queries, blocks, strict=True)])
     attention = (normed @ folded.T).float().softmax(dim=1).to(normed.dtype)  # (B, N, probes·heads·Q)
     pooled = attention.transpose(1, 2) @ normed  # (B, probes·heads·Q, D)
-    logits, start = [], 0
-    for probe, block, query in zip(probes, blocks, queries, strict=True):
-        heads, count, _ = query.shape
-        mine = pooled[:, start : start + heads * count].unflatten(1, (heads, count))
-        start += heads * count
+    shares = pooled.split([len(q) * q.shape[1] for q in queries], dim=1)  # slices would each fill a whole gradient
+    logits = []
+    for probe, block, query, share in zip(probes, blocks, queries, shares, strict=True):
+        mine = share.unflatten(1, query.shape[:2])  # (B, heads, Q, D)
         answer = block.xattn.project(mine * block.norm1.weight + block.norm1.bias)
         out = block.finish(probe.pooler.query_tokens.expand(len(tokens), -1, -1), answer)
         logits.append(probe.linear(probe.pooler.refine(out).squeeze(1)))

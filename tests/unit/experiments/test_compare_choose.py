@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-
-TESTS = str(Path(__file__).resolve().parents[2])
-if TESTS not in sys.path:
-    sys.path.insert(0, TESTS)
-
 from tiny_runs import Generated, tiny_recipe
 
 from openjepa.cli import main

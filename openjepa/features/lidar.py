@@ -16,8 +16,9 @@ def lidar(x: Tensor, samples: Tensor, *, delta: float = LIDAR_DELTA, epsilon: fl
     """Effective rank exp(−Σ p·log p), p = λ/Σλ + ε, of the eigenvalues λ of Σw^−1/2 Σb Σw^−1/2.
 
     LiDAR, Thilak et al. 2312.04000. With n samples, μ_i the mean over the views of sample i and μ the mean of the μ_i:
-    Σb = Σ_i (μ_i − μ)(μ_i − μ)ᵀ / (n − 1), Σw = Σ_ij (x_ij − μ_i)(x_ij − μ_i)ᵀ / Σ_i (q_i − 1) + δI. Unlike RankMe it is
-    not raised by directions in which views of the *same* image differ: noise has a low LiDAR.
+    Σb = Σ_i (μ_i − μ)(μ_i − μ)ᵀ / (n − 1), Σw = Σ_ij (x_ij − μ_i)(x_ij − μ_i)ᵀ / Σ_i (q_i − 1) + δI. Beside directions that
+    tell samples apart, those in which views of the *same* sample differ count little, unlike in RankMe. Where nothing tells
+    samples apart, all directions are equal noise and the value is high: look at the deviation between samples too.
 
     Args:
         x: features ``(M, D)`` of all views of all samples.

@@ -100,3 +100,9 @@ def test_alpha_of_a_power_law_is_its_exponent(alpha):
 def test_alpha_of_one_line_is_infinite():
     assert alpha_req(torch.outer(torch.arange(10.0), torch.ones(5))) == math.inf
     assert alpha_req(torch.ones(10, 5)) == math.inf
+
+
+def test_lidar_of_nothing_but_noise_is_high():
+    """The measure's own limit, which the docs state: with no signal at all every direction is worth the same."""
+    x = torch.randn(800, 64, generator=torch.Generator().manual_seed(0))
+    assert lidar(x, torch.arange(100).repeat_interleave(8)) > 40

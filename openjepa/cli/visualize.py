@@ -15,7 +15,12 @@ app = typer.Typer(
 )
 _OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 _Data = Annotated[str, typer.Argument(help="folder, list file, image or built-in ('scenes')")]
-_Model = Annotated[str, typer.Option("--model", "-m", help="run, checkpoint or model directory")]
+_Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="run, checkpoint or model directory; pca, similarity, attention: also timm:NAME"
+    ),
+]
 _Run = Annotated[str, typer.Argument(help="run directory")]
 _Out = Annotated[Path, typer.Option("--out", "-o", help="PNG to write")]
 _Device = Annotated[str, typer.Option(help="where features are computed: cpu, cuda, mps; the report also takes auto")]

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openjepa.config import load_recipe
-from openjepa.data import Normalise, open_source
+from openjepa.data import open_source
 from openjepa.errors import ConfigError, RunError
-from openjepa.hub.model_directory import load_model
-from openjepa.visualize import canvas, curves, maps, masks, samples, views
+from openjepa.visualize import canvas, curves, maps, masks, views
 from openjepa.visualize.metrics import read_metrics
+from openjepa.visualize.opened import open_any
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
@@ -79,7 +79,7 @@ def write_pca(
     """PCA colours of the patch features of ``count`` images, jointly, each map beside its image.
 
     Args:
-        model: run, checkpoint or model directory.
+        model: run, checkpoint or model directory, ``timm:NAME``, ``hf:ORG/NAME``.
         data: any folder, list, image or built-in.
         out: a PNG.
         count: images, spread over the data.
@@ -91,14 +91,13 @@ def write_pca(
         CheckpointError, ConfigError, DataError: no such model, a wrong argument, or no readable image.
     """
     path = png_path(out)
-    loaded = load_model(model)
-    config = loaded.config.data
-    chosen = samples.gather(open_source(data, channels=config.channels), config, count)
-    features = maps.patch_features(loaded.encoder, chosen.images, Normalise.for_data(config), device=device)
+    found = open_any(model)
+    chosen = found.gather(data, count)
+    features = maps.patch_features(found.encoder, chosen.images, found.normalise, device=device)
     centre = "position" if remove_position else "joint"
     drawn = maps.pca_maps(features, foreground=foreground, centre=centre)  # type: ignore[arg-type]
-    title = f"PCA of patch features · {Path(model).name}"
-    sheet = maps.pca_sheet(chosen.images, {"features": drawn}, loaded.encoder.patch_size, title=title)
+    title = f"PCA of patch features · {found.name}"
+    sheet = maps.pca_sheet(chosen.images, {"features": drawn}, found.encoder.patch_size, title=title)
     return write_bytes(path, canvas.png(sheet))
 
 
@@ -118,13 +117,12 @@ def write_similarity(
         CheckpointError, ConfigError, DataError: no such model or patch, or no readable image.
     """
     path = png_path(out)
-    loaded = load_model(model)
-    config = loaded.config.data
-    chosen = samples.gather(open_source(data, channels=config.channels), config, count)
-    features = maps.patch_features(loaded.encoder, chosen.images, Normalise.for_data(config), device=device)
+    found = open_any(model)
+    chosen = found.gather(data, count)
+    features = maps.patch_features(found.encoder, chosen.images, found.normalise, device=device)
     values = maps.similarity(features, patch, image=image)
-    title = f"Similarity to patch {patch[0]},{patch[1]} · {Path(model).name}"
-    sheet = maps.similarity_sheet(chosen.images, values, patch, loaded.encoder.patch_size, image=image, title=title)
+    title = f"Similarity to patch {patch[0]},{patch[1]} · {found.name}"
+    sheet = maps.similarity_sheet(chosen.images, values, patch, found.encoder.patch_size, image=image, title=title)
     return write_bytes(path, canvas.png(sheet))
 
 

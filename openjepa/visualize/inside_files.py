@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from openjepa.config.schema import Recipe
-from openjepa.data import Normalise, open_source
+from openjepa.data import open_source
 from openjepa.errors import ConfigError, nearest
 from openjepa.hub.model_directory import load_model
 from openjepa.visualize import attention_maps, canvas, gallery, inside, latent, reconstruction, samples
 from openjepa.visualize.attention_maps import AttentionMaps
 from openjepa.visualize.decoded import Instrument, Subject, instrument
 from openjepa.visualize.files import png_path, write_bytes
+from openjepa.visualize.opened import open_any
 
 Part = Literal["encoder", "predictor"]
 ATTENDING = ("narrow", "pixel")  # kinds of predictor whose mask tokens attend to a context
@@ -37,7 +39,7 @@ def write_attention(
     """Attention maps of the encoder over whole images, or of the predictor from hidden patches to visible ones.
 
     Args:
-        model: run, checkpoint or model directory. data: any folder, list, image or built-in. part: ``encoder`` or
+        model: run, checkpoint or model directory, ``timm:NAME``. data: any folder, list, image or built-in. part: ``encoder`` or
             ``predictor``. layer, head, patch, rollout: see :func:`openjepa.visualize.attention_maps.encoder_attention`.
         count: images, spread over the data.
 
@@ -48,23 +50,25 @@ def write_attention(
     if part not in ("encoder", "predictor"):
         hint = nearest(part, ("encoder", "predictor"))
         raise ConfigError(f"--part {part} is neither encoder nor predictor{hint}")
-    loaded = load_model(model)
-    recipe = loaded.config
-    chosen = samples.gather(open_source(data, channels=recipe.data.channels), recipe.data, count)
-    images = Normalise.for_data(recipe.data)(chosen.images)
-    if part == "encoder":
-        encoder = loaded.encoder.to(device)
-        found = attention_maps.encoder_attention(
-            encoder, images.to(device), layer=layer, head=head, patch=patch, rollout=rollout
-        )
-    else:
+    opened = open_any(model)
+    chosen = opened.gather(data, count)
+    images = opened.normalise(chosen.images)
+    if part == "predictor":
         if rollout:
             raise ConfigError("--rollout follows the encoder's blocks: with --part predictor leave it out")
-        found = predictor_maps(loaded, images, layer=layer, head=head, patch=patch, device=device)
+        if opened.loaded is None:
+            raise ConfigError(f"'{opened.name}' comes without a predictor: use --part encoder")
+        found = predictor_maps(opened.loaded, images, layer=layer, head=head, patch=patch, device=device)
+    else:
+        if isinstance(opened.encoder, nn.Module):
+            opened.encoder.to(device)
+        found = attention_maps.encoder_attention(
+            opened.encoder, images.to(device), layer=layer, head=head, patch=patch, rollout=rollout
+        )
     title = (
-        f"Attention of the {part}, {', '.join(found.names) if len(found.names) < 3 else 'all heads'} · {_name(model)}"
+        f"Attention of the {part}, {', '.join(found.names) if len(found.names) < 3 else 'all heads'} · {opened.name}"
     )
-    sheet = inside.attention_sheet(chosen.images, found, (recipe.model.patch_size,) * 2, title)
+    sheet = inside.attention_sheet(chosen.images, found, opened.encoder.patch_size, title)
     return write_bytes(path, canvas.png(sheet))
 
 

@@ -135,3 +135,21 @@ def test_patch_words() -> None:
     for wrong in ("3", "a,b", "1,2,3", ""):
         with pytest.raises(ConfigError, match="ROW,COLUMN"):
             parse_patch(wrong)
+
+
+def test_foreign_encoders_are_drawn_like_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("timm")
+    out = ["--count", "2", "-o", str(tmp_path / "t.png")]
+    model = ["--model", "timm:vit_tiny_patch16_224@random@64px"]
+    assert main(["visualize", "attention", "scenes", *model, *out, "--rollout"]) == 0
+    assert main(["visualize", "attention", "scenes", *model, *out, "-p", "1,1", "--head", "all", "--layer", "0"]) == 0
+    assert main(["visualize", "pca", "scenes", *model, *out]) == 0
+    assert main(["visualize", "similarity", "scenes", *model, *out, "-p", "1,1"]) == 0
+    capsys.readouterr()
+    assert main(["visualize", "attention", "scenes", *model, *out, "--part", "predictor"]) == 2
+    assert "without a predictor" in capsys.readouterr().err
+    for name in ("resnet10t@random", "swin_tiny_patch4_window7_224@random"):  # no attention; attention with a bias
+        assert main(["visualize", "attention", "scenes", "--model", f"timm:{name}", "--count", "1", *out[2:]]) == 2
+        said = capsys.readouterr().err
+        assert "qkv" in said or "more than softmax" in said, said
+        assert said.count("\n") == 1

@@ -80,8 +80,8 @@ _ENTRIES = (
     Evaluator("low-shot", _low_shot, help="logistic regression on a few labels per class, several draws", cheap=True),
     Evaluator("kmeans", _kmeans, help="agreement of unlabelled clusters with the classes", cheap=True),
     Evaluator("retrieval", _retrieval, help="mean average precision of rankings by cosine", cheap=True),
-    Evaluator("masks", _masks, "encoder", help="is an image under two masks closer to itself than to others?"),
-    Evaluator("scenes", _scenes, "encoder", help="counting, distance and size on built-in scenes", pixels=True),
+    Evaluator("masks", _masks, "encoder", "is an image under two masks closer to itself than to others?", data="val"),
+    Evaluator("scenes", _scenes, "encoder", "count, distance and size on built-in scenes", pixels=True, data="none"),
 )
 EVALUATORS: Mapping[str, Evaluator] = {entry.name: entry for entry in _ENTRIES}
 
@@ -127,9 +127,9 @@ def evaluate(
         ConfigError: an unknown evaluator or setting.
         DataError: no labels, fewer than two classes, a validation class that train has not, nothing readable.
     """
-    entries = _asked(what)
+    entries = asked(what)
     settings = settings or Settings()
-    if train_source.fingerprint() == val_source.fingerprint():
+    if any(entry.data == "labelled" for entry in entries) and train_source.fingerprint() == val_source.fingerprint():
         log.warning("train and val are the same data (%s): the scores say nothing of new images", train_source.name)
     bench = Bench(
         encoder,
@@ -200,8 +200,8 @@ def _features(bench: Bench, tokens: TokenKind, name: str, side: str, on_progress
     )
 
 
-def _asked(what: str | Sequence[str]) -> list[Evaluator]:
-    """The evaluators named, checked, each once; ``all`` stands for the cheap ones."""
+def asked(what: str | Sequence[str]) -> list[Evaluator]:
+    """The evaluators ``what`` names, checked, each once; ``all`` stands for the cheap ones."""
     names = [what] if isinstance(what, str) else list(what)
     found: dict[str, Evaluator] = {}
     for name in names:

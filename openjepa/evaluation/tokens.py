@@ -106,7 +106,7 @@ def open_tokens(bench: Bench, memory: int = MEMORY_BYTES) -> TokenSides:
     """
     assert bench.encoder is not None
     sources = bench.train_source, bench.val_source
-    labelled = align(*(_names_only(source) for source in sources))
+    labelled = align(*(names_only(source) for source in sources))
     shape = _token_shape(bench)
     if sum(map(len, sources)) * shape[0] * shape[1] * 4 <= memory:
         reading: dict[str, Any] = {
@@ -141,7 +141,7 @@ def _labelled_rows(features: Features) -> Tensor:
     return features.values if bool(kept.all()) else features.values[kept]
 
 
-def _names_only(source: Source) -> Features:
+def names_only(source: Source) -> Features:
     """Labels of a source as features without content, so that labels are checked before anything is encoded."""
     labels = torch.tensor(labels_of(source), dtype=torch.int64)
     classes = None if source.classes is None else tuple(source.classes)

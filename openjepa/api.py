@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -30,14 +30,31 @@ from openjepa.data.splits import Splits, open_splits
 from openjepa.errors import ConfigError, DataError, MissingExtra
 from openjepa.evaluation import Score, Settings, make_probe, write_scores
 from openjepa.evaluation import evaluate as score_encoder
-from openjepa.hub.adapters import is_foreign, open_encoder
-from openjepa.hub.model_directory import Which, load_model
-from openjepa.model import AnyModel, ForeignModel, Model
+from openjepa.judging import choose_device, cka, contamination, evaluate
+from openjepa.model import load
 from openjepa.models import VisionTransformer, build_encoder
 from openjepa.training import Event, RunInfo, RunResult, default_out, list_runs, read_run
 from openjepa.training import train as run_training
 from openjepa.visualize.report import write_report
 from openjepa.visualize.scores import read_scores
+
+__all__ = [
+    "DEFAULT_RECIPE",
+    "SCORES",
+    "PretrainResult",
+    "cka",
+    "contamination",
+    "evaluate",
+    "inspect",
+    "load",
+    "pretrain",
+    "random_encoder",
+    "recipes",
+    "run",
+    "run_summary",
+    "runs",
+    "verify",
+]
 
 SCORES = "scores.json"
 DEFAULT_RECIPE = "ijepa-tiny"
@@ -124,60 +141,6 @@ def pretrain(
     return PretrainResult(trained.run_dir, verdict, trained, scores, page, notes)
 
 
-def evaluate(
-    what: str | Sequence[str] = ("knn", "linear"),
-    *,
-    model: str | Path | AnyModel,
-    train: str | Path,
-    val: str | Path,
-    k: int = 20,
-    layers: Literal["last", "last4"] = "last",
-    cache: str | Path | None = None,
-    baselines: bool = True,
-    device: str = "auto",
-    batch_size: int = 64,
-    which: Which = "deployed",
-    seed: int = 0,
-) -> list[Score]:
-    """Score a frozen encoder on labelled folders: ``knn`` and ``linear`` (deterministic; features cached by content).
-
-    Args:
-        what: one evaluation or several. model: what :func:`load` takes or returned (also ``timm:…``, ``hf:…``).
-        train, val: labelled folders, list files or ``"scenes"``. k: neighbours. layers: ``last`` or ``last4``.
-        cache: folder for features. baselines: also score raw pixels and the random initialisation. which: the encoder.
-
-    Raises:
-        CheckpointError, DataError, ConfigError: one line each.
-    """
-    loaded = model if isinstance(model, AnyModel) else load(model, which=which)
-    device = _device(device)
-    sides = [loaded.open(train), loaded.open(val, "val")]
-    return score_encoder(
-        loaded.encoder,
-        loaded.normalise,
-        sides[0],
-        sides[1],
-        what,
-        transform=loaded.transform,
-        subject=loaded.name,
-        baselines={"random initialisation": loaded.fresh()} if baselines else None,
-        raw_pixels=baselines,
-        settings=Settings(k=k, seed=seed),
-        layers=layers,
-        device=device,
-        batch_size=batch_size,
-        cache_dir=cache,
-    )
-
-
-def load(path: str | Path, *, which: Which = "deployed") -> Model | ForeignModel:
-    """Load a run, model or checkpoint directory, or a foreign encoder: ``timm:NAME``, ``hf:ORG/NAME``, a HF directory.
-
-    which: the ``deployed`` encoder (default), ``target`` or ``online``; a foreign model has but one.
-    """
-    return ForeignModel(open_encoder(path)) if is_foreign(path) else Model(load_model(path, which))
-
-
 def random_encoder(recipe: Recipe) -> VisionTransformer:
     """The recipe's encoder as a run with its seed would start; torch's random state is left alone."""
     with torch.random.fork_rng(devices=[]):
@@ -210,6 +173,8 @@ def run_summary(info: RunInfo) -> dict[str, Any]:
         "status": info.status,
         "progress": f"{info.step:,} of {info.total:,}" if info.total else f"{info.step:,}",
         "samples": row.get("samples"),
+        "seconds": _rounded(row.get("seconds"), 1),
+        "flops": None if row.get("flops") is None else f"{row['flops']:.4g}",
         "loss": _rounded(row.get("loss"), 4),
         "rankme": _rounded(health.get("rankme"), 1),
         **{name: None if value is None else f"{100 * value:.1f} %" for name, value in score.items()},
@@ -303,7 +268,7 @@ def _judge(recipe: Recipe, splits: Splits, run_dir: Path) -> tuple[Score, ...]:
             baselines={"random initialisation": random_encoder(recipe)},
             raw_pixels=True,
             settings=Settings(k=recipe.probe.knn_k, seed=recipe.seed),
-            device=_device(recipe.train.device),
+            device=choose_device(recipe.train.device),
         )
     except DataError as error:
         _log.warning("no scores: %s", error)
@@ -319,12 +284,6 @@ def _report(run_dir: Path, splits: Splits) -> tuple[Path | None, tuple[str, ...]
     except MissingExtra as error:
         _log.warning("no report: %s", error)
         return None, (str(error),)
-
-
-def _device(wish: str) -> str:
-    if wish != "auto":
-        return wish
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _rank() -> int:

@@ -16,8 +16,8 @@ from openjepa.data.readers import read_picture
 from openjepa.data.splits import open_side
 from openjepa.errors import DataError
 from openjepa.features import extract
-from openjepa.hub.adapters import Foreign
-from openjepa.hub.model_directory import LoadedModel
+from openjepa.hub.adapters import Foreign, is_foreign, open_encoder
+from openjepa.hub.model_directory import LoadedModel, Which, load_model
 from openjepa.models import VisionTransformer, build_encoder
 from openjepa.types import Batch, Encoder
 
@@ -199,3 +199,11 @@ class ForeignModel(AnyModel):
     def fresh(self) -> Encoder:
         """The same architecture with random weights."""
         return self.foreign.fresh()
+
+
+def load(path: str | Path, *, which: Which = "deployed") -> Model | ForeignModel:
+    """Load a run, model or checkpoint directory, or a foreign encoder: ``timm:NAME``, ``hf:ORG/NAME``, a HF directory.
+
+    which: the ``deployed`` encoder (default), ``target`` or ``online``; a foreign model has but one.
+    """
+    return ForeignModel(open_encoder(path)) if is_foreign(path) else Model(load_model(path, which))

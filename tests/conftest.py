@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,11 @@ def shared() -> Path:
 def _two_threads() -> None:
     """Tests are small: more threads only fight each other under ``pytest -n``."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_feature_cache() -> Iterator[None]:
+    """Tests neither read nor fill the cache of the user who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENJEPA_CACHE", "none")
+        yield

@@ -43,7 +43,7 @@ def open_splits(recipe: Recipe) -> Splits:
         return Splits(train, open_side(recipe, recipe.probe.val, "val"), f"{recipe.probe.val}, as asked")
     if data.source == "scenes":
         return Splits(train, open_side(recipe, "scenes", "val"), "scenes drawn with other seeds")
-    if os.path.isdir(data.source) and _has_val(data.source):
+    if os.path.isdir(data.source) and has_val(data.source):
         val = open_side(recipe, data.source, "val")
         return Splits(train, val, f"{val.name}, beside the training folder")
     if len(train) < 2:
@@ -59,7 +59,7 @@ def open_side(recipe: Recipe, name: str, side: Literal["train", "val"] = "train"
     """
     data, split = recipe.data, side
     if name != "scenes":
-        inside = split == "val" and os.path.isdir(name) and _has_val(name)
+        inside = split == "val" and os.path.isdir(name) and has_val(name)
         return open_source(name, channels=data.channels, split="val" if inside else None)
     count = data.scenes_count if split == "train" else max(data.scenes_count // 2, 2)
     size = min(recipe.image_hw)
@@ -73,7 +73,7 @@ def open_side(recipe: Recipe, name: str, side: Literal["train", "val"] = "train"
     )
 
 
-def _has_val(folder: str) -> bool:
+def has_val(folder: str) -> bool:
     """Whether a folder has both a training part and a part to judge on."""
     try:
         return choose_split(Path(folder), "val") is not None and choose_split(Path(folder), None)[1] != ""

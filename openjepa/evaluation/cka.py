@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from openjepa.errors import DataError
-from openjepa.evaluation.score import Z95
-from openjepa.features import broken_rows
+from openjepa.data import Source, read_batches
+from openjepa.errors import ConfigError, DataError
+from openjepa.evaluation.request import Bench
+from openjepa.evaluation.score import Z95, Score
+from openjepa.features import Features, broken_rows, cached_extract, pool
 
 GROUPS = 20  # of the jackknife
 
@@ -58,6 +62,98 @@ def cka_interval(x: Tensor, y: Tensor, *, unbiased: bool = False, seed: int = 0)
 def cka_matrix(xs: Sequence[Tensor], ys: Sequence[Tensor], *, unbiased: bool = False) -> list[list[float]]:
     """:func:`linear_cka` of every layer of one encoder with every layer of another: rows ``xs``, columns ``ys``."""
     return [[linear_cka(x, y, unbiased=unbiased) for y in ys] for x in xs]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare` found. scores: one per pair of encoders; matrix: CKA of layer i of the first encoder (row) with
+    layer j of the second (column), empty when not asked.
+    """
+
+    scores: tuple[Score, ...]
+    matrix: tuple[tuple[float, ...], ...] = ()
+
+
+def compare(
+    first: Bench,
+    second: Bench,
+    names: tuple[str, str],
+    *,
+    unbiased: bool = False,
+    per_layer: bool = False,
+    seed: int = 0,
+) -> Comparison:
+    """Linear CKA of the pooled features that two encoders give the images of their ``val_source`` (the same data).
+
+    Raises:
+        DataError: as in :func:`linear_cka`. ConfigError: ``per_layer`` of an encoder without intermediate layers.
+    """
+    sides = [_features(bench) for bench in (first, second)]
+    common = sorted(set(sides[0].ids.tolist()) & set(sides[1].ids.tolist()))
+    x, y = (_rows_of(side, common) for side in sides)
+    protocol: dict[str, object] = {
+        "tokens": "pooled",
+        "layers": f"{first.layers} / {second.layers}",
+        "kernel": "linear",
+        "estimate": "unbiased" if unbiased else "biased",
+        "interval": f"delete-a-group jackknife, {GROUPS} groups",
+        "images": len(common),
+    }
+    score = Score(
+        "cka",
+        linear_cka(x, y, unbiased=unbiased),
+        0,
+        len(common),
+        f"{names[0]} and {names[1]}",
+        protocol,
+        interval=cka_interval(x, y, unbiased=unbiased, seed=seed),
+        seed=seed,
+        metric="cka",
+    )
+    if not per_layer:
+        return Comparison((score,))
+    stacks = [_layers(bench) for bench in (first, second)]
+    matrix = cka_matrix(stacks[0], stacks[1], unbiased=unbiased)
+    return Comparison((score,), tuple(tuple(row) for row in matrix))
+
+
+def _features(bench: Bench) -> Features:
+    assert bench.encoder is not None
+    return cached_extract(
+        bench.encoder,
+        bench.val_source,
+        bench.transform,
+        normalise=bench.normalise,
+        device=bench.device,
+        layers=bench.layers,
+        precision=bench.precision,
+        batch_size=bench.batch_size,
+        workers=bench.workers,
+        cache_dir=bench.cache_dir,
+    )
+
+
+def _rows_of(features: Features, ids: Sequence[int]) -> Tensor:
+    """Rows of the samples ``ids``, in that order."""
+    place = {sample: row for row, sample in enumerate(features.ids.tolist())}
+    return features.values[[place[sample] for sample in ids]]
+
+
+@torch.no_grad()
+def _layers(bench: Bench) -> list[Tensor]:
+    """Mean-pooled output of every block, ``(N, D)`` each."""
+    encoder: Any = bench.encoder
+    if not hasattr(encoder, "forward_intermediates"):
+        raise ConfigError(f"CKA per layer needs forward_intermediates, which {type(encoder).__name__} lacks")
+    for module in (encoder, bench.normalise):
+        assert isinstance(module, nn.Module)
+        module.to(bench.device).eval()
+    found: list[list[Tensor]] = []
+    source: Source = bench.val_source
+    for batch in read_batches(source, bench.transform, batch_size=bench.batch_size, workers=bench.workers):
+        images = bench.normalise(batch.inputs["image"].to(bench.device))
+        found.append([pool(tokens).cpu() for tokens in encoder.forward_intermediates(images)])
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
 def _biased(x: Tensor, y: Tensor) -> float:

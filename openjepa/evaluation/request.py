@@ -92,7 +92,8 @@ class Evaluator:
 
     run: from a request to scores. needs: ``pooled`` or ``patch`` features in ``Request.train`` and ``val``, or the
     ``encoder`` in ``Request.bench``. help: one line. cheap: part of ``all``. pixels: raw pixels can be judged although
-    it is not ``pooled`` (which they always can).
+    it is not ``pooled`` (which they always can). data: ``labelled`` train and val, only ``val`` (labels unused), or
+    ``none``: it brings its own.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Evaluator:
     help: str = ""
     cheap: bool = False
     pixels: bool = False
+    data: Literal["labelled", "val", "none"] = "labelled"
 
 
 def options_of(name: str, settings: Settings, known: tuple[str, ...]) -> dict[str, Any]:

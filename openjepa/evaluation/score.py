@@ -52,7 +52,7 @@ class Score:
     @property
     def label(self) -> str:
         """The evaluator, and the metric where it is no accuracy: ``knn``, ``retrieval mAP``."""
-        return self.name if self.metric == "accuracy" else f"{self.name} {self.metric}"
+        return self.name if self.metric in ("accuracy", self.name) else f"{self.name} {self.metric}"
 
     def shown(self, number: float) -> str:
         """A number of this metric as text: shares in per cent, others with three digits."""
@@ -138,12 +138,22 @@ def table_rows(scores: Sequence[Score]) -> tuple[tuple[str, ...], list[tuple[str
 
 
 def notes(scores: Sequence[Score]) -> list[str]:
-    """One line per score: its protocol, seed and further numbers; equal lines once."""
-    lines = []
+    """What defines the numbers of a table: one line per protocol and seed, with the scores and subjects it is of; then one
+    line per score that has further numbers.
+    """
+    groups: dict[str, list[Score]] = {}
     for score in scores:
-        more = "".join(f"; {key} {_short(value)}" for key, value in score.extra.items())
-        lines.append(f"{score.subject}, {score.label}: {score.protocol_line}, seed={score.seed}{more}")
-    return list(dict.fromkeys(lines))
+        groups.setdefault(f"{score.protocol_line}, seed={score.seed}", []).append(score)
+    lines = []
+    for line, members in groups.items():
+        labels = ", ".join(dict.fromkeys(score.label for score in members))
+        subjects = ", ".join(dict.fromkeys(score.subject for score in members))
+        lines.append(f"{labels} ({subjects}): {line}")
+    for score in scores:
+        if score.extra:
+            more = ", ".join(f"{key} {_short(value)}" for key, value in score.extra.items())
+            lines.append(f"{score.subject}, {score.label}: {more}")
+    return lines
 
 
 def format_table(scores: Sequence[Score]) -> str:

@@ -4,6 +4,7 @@ from openjepa.features.extraction import Features, extract, pool, raw_pixels
 from openjepa.features.lidar import lidar
 from openjepa.features.neighbours import broken_rows, cosine_topk
 from openjepa.features.pca import Colours, Pca, fit_pca, split_foreground, to_colours
+from openjepa.features.place import cache_note, cache_place, cache_size
 from openjepa.features.rank import feature_std, mean_cosine, participation_ratio, rankme, rankme_of
 from openjepa.features.spectrum import alpha_of, alpha_req, singular_values
 from openjepa.features.store import cached_extract, cached_raw_pixels, weights_hash
@@ -15,6 +16,9 @@ __all__ = [
     "alpha_of",
     "alpha_req",
     "broken_rows",
+    "cache_note",
+    "cache_place",
+    "cache_size",
     "cached_extract",
     "cached_raw_pixels",
     "cosine_topk",

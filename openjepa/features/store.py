@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+MAX_BYTES = 4 * 2**30  # one entry; patch tokens of a large data set are cheaper to compute than to keep
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -198,6 +199,9 @@ def _cached(
         log.info("features of %s come from the cache (%s)", source.name, key)
         return found
     found = compute()
+    if found.values.nbytes > MAX_BYTES:
+        log.info("features of %s are not cached: %.1f GB is too much", source.name, found.values.nbytes / 1e9)
+        return found
     try:
         save_features(found, directory, key)
     except OSError as error:

@@ -34,12 +34,12 @@ def test_knn_table_and_json(calls, capsys, tmp_path):
     assert main([*words, "--no-baselines", "--cache", str(tmp_path)]) == 0
     what, options = calls[0]
     assert what == "knn"
-    assert (options["model"], options["train"], options["val"], options["k"]) == ("runs/x", "a b", "v", 7)
+    assert (options["model"], options["train"], options["val"], options["k"]) == ("runs/x", "a b", "v", (7,))
     assert options["baselines"] is False
     text = capsys.readouterr().out
     assert "39.4 %" in text
     assert "37.3–41.6" in text
-    assert "metric=cosine, k=7" in text
+    assert "metric=cosine, k=(7,)" in text
     from openjepa.evaluation import read_scores
 
     assert read_scores(out)[0].value == 0.394

@@ -24,7 +24,7 @@ def test_json_round_trip_and_table(make, tmp_path):
     assert read_scores(path) == scores
     text = format_table(scores)
     assert f"{100 * scores[0].value:.1f} %" in text
-    assert "raw pixels, knn: metric=cosine, centred=train mean, k=20" in text
+    assert "knn (encoder, raw pixels): metric=cosine, centred=train mean, k=20" in text
     low, high = scores[0].interval
     assert low < scores[0].value < high
 

@@ -263,6 +263,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-from openjepa.cli import evaluate_pairs  # noqa: E402  (it uses the options above)
+from openjepa.cli import evaluate_pairs, evaluate_trained  # noqa: E402  (they use the options above)
 
 evaluate_pairs.add_to(app)
+evaluate_trained.add_to(app)

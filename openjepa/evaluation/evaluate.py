@@ -21,6 +21,7 @@ from openjepa.evaluation.request import Bench, Evaluator, Request, Settings, opt
 from openjepa.evaluation.retrieval import retrieval
 from openjepa.evaluation.scene_probes import scene_probes
 from openjepa.evaluation.score import Score
+from openjepa.evaluation.trained import TRAINED
 from openjepa.features import Features, cached_extract, cached_raw_pixels
 from openjepa.features.extraction import Layers, Precision, TokenKind
 from openjepa.types import Encoder
@@ -82,6 +83,7 @@ _ENTRIES = (
     Evaluator("retrieval", _retrieval, help="mean average precision of rankings by cosine", cheap=True),
     Evaluator("masks", _masks, "encoder", "is an image under two masks closer to itself than to others?", data="val"),
     Evaluator("scenes", _scenes, "encoder", "count, distance and size on built-in scenes", pixels=True, data="none"),
+    *TRAINED,
 )
 EVALUATORS: Mapping[str, Evaluator] = {entry.name: entry for entry in _ENTRIES}
 

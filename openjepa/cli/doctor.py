@@ -1,4 +1,4 @@
-"""``openjepa doctor``: what this machine can do."""
+"""``openjepa doctor``: what this machine can do; ``openjepa doctor RUN``: what is wrong with a run, and what to change."""
 
 from __future__ import annotations
 
@@ -12,10 +12,27 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def doctor(
+    run: Annotated[str | None, typer.Argument(help="run directory; without it, the machine is looked at")] = None,
     speed: Annotated[bool, typer.Option(help="measure matrix products and image decoding (a few seconds)")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Look at the machine: devices, precision, image formats, optional parts, speed, disk."""
+    """Look at a run: is it sick, by which numbers, what to change. Without RUN look at the machine.
+
+    Needs no labels. Exit code 1 when the run is sick.
+    """
+    if run is None:
+        _machine(speed, as_json)
+        return
+    from openjepa.experiments.diagnose import diagnose_run
+
+    found = diagnose_run(run)
+    typer.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(found.lines()))
+    if found.verdict == "sick":
+        raise typer.Exit(1)
+
+
+def _machine(speed: bool, as_json: bool) -> None:
+    """Devices, precision, image formats, optional parts, speed, disk."""
     from openjepa.experiments.machine import examine_machine
 
     machine = examine_machine(speed=speed)

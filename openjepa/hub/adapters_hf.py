@@ -47,15 +47,21 @@ def open_hf(spec: Spec) -> Foreign:
     config = _load(spec, lambda: transformers.AutoConfig.from_pretrained(spec.name))
     ready = _preparation(transformers, config, spec)
 
-    def fresh() -> ForeignEncoder:
-        return _wrap(_build(transformers, config, spec), config, spec, ready.transform.size)
-
     if spec.random:
         with torch.random.fork_rng(devices=[]):
             network = _build(transformers, config, spec)
     else:
         network = _pretrained(transformers, spec)
     encoder = _wrap(network, config, spec, ready.transform.size)
+    weights = dict(network.named_parameters())
+
+    def fresh() -> ForeignEncoder:
+        drawn = _build(transformers, config, spec)
+        for name, value in drawn.named_parameters():
+            if not value.requires_grad:  # a position table that never learns; a new ViTMAE has zeros there
+                value.data.copy_(weights[name].data)
+        return _wrap(drawn, config, spec, ready.transform.size)
+
     licence = None if spec.random else _licence(spec.name)
     protocol = {
         "model": spec.text,

@@ -52,8 +52,8 @@ class MaskedPixel(Method):
     def targets(self, images: Tensor) -> Tensor:
         """What is to be predicted of normalised ``(B, C, H, W)``: ``(B, N, p·p·C)`` float32, without gradient."""
         with torch.no_grad():
-            how = "none" if self.recipe.target.transform == "none" else "layer_norm"
-            return pixel_target(patchify(images, self.online.patch_size[0]), how)
+            patches = patchify(images, self.online.patch_size[0])
+            return pixel_target(patches, normalised=self.recipe.target.transform != "none")
 
     def predict(self, images: Tensor, group: MaskGroup) -> tuple[Tensor, Ids]:
         """Encode the visible patches and decode the hidden ones.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -28,10 +26,10 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
     return cells.permute(0, 5, 1, 3, 2, 4).reshape(batch, -1, h * patch, w * patch)
 
 
-def pixel_target(patches: Tensor, how: Literal["layer_norm", "none"]) -> Tensor:
+def pixel_target(patches: Tensor, *, normalised: bool) -> Tensor:
     """``(B, N, p·p·C)`` in float32, as they are or each patch as (x − mean) / √(var + 1e-6) with the unbiased variance."""
     patches = patches.float()
-    if how == "none":
+    if not normalised:
         return patches
     mean, spread = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
     return (patches - mean) / torch.sqrt(spread + PIXEL_EPS)

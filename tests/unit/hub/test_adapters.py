@@ -148,6 +148,7 @@ def test_a_masked_autoencoder_sees_everything_in_order(tmp_path: Path) -> None:
         **TINY, **SQUARE, decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2
     )
     whole = transformers.ViTMAEForPreTraining(config).eval()
+    whole.vit.embeddings.position_embeddings.data.normal_()
     whole.save_pretrained(tmp_path / "mae")
     encoder, x = open_encoder(tmp_path / "mae").encoder, batch()
     with torch.no_grad():
@@ -160,6 +161,8 @@ def test_a_masked_autoencoder_sees_everything_in_order(tmp_path: Path) -> None:
             found = layer(states)
             states = found if isinstance(found, Tensor) else found[0]
         torch.testing.assert_close(first, whole.vit.layernorm(states)[:, 1:])
+        table = open_encoder(tmp_path / "mae").fresh().network.embeddings.position_embeddings
+        assert torch.equal(table, whole.vit.embeddings.position_embeddings)  # it is fixed, so a fresh one has it too
     assert first.shape == (2, 16, 32)
 
 

@@ -207,7 +207,8 @@ def classify_together(probes: Sequence[AttentiveClassifier], tokens: Tensor) -> 
         block.xattn.folded_query(probe.pooler.query_tokens[0]) for probe, block in zip(probes, blocks, strict=True)
     ]
     folded = torch.cat([(q * b.norm1.weight).flatten(0, 1) for q, b in zip(queries, blocks, strict=True)])
-    attention = (normed @ folded.T).float().softmax(dim=1).to(normed.dtype)  # (B, N, probes·heads·Q)
+    scores = normed @ folded.T  # (B, N, probes·heads·Q); half precision under autocast
+    attention = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=1).to(normed.dtype)
     pooled = attention.transpose(1, 2) @ normed  # (B, probes·heads·Q, D)
     shares = pooled.split([len(q) * q.shape[1] for q in queries], dim=1)  # slices would each fill a whole gradient
     logits = []

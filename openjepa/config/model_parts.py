@@ -75,7 +75,7 @@ class ProjectorConfig(Part):
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((2048, 2048), description="widths of the hidden layers")
     dim: int = Field(128, ge=1, description="width of the projection")
     norm: Literal["batch", "none"] = Field(
-        "batch", description="after every hidden layer; batch norm sees one micro-batch"
+        "batch", description="after every hidden layer; batch norm sees one micro-batch of all processes"
     )
     prediction_hidden: int | None = Field(
         None, ge=1, description="BYOL: a second perceptron with one hidden layer predicts the other view's projection"
@@ -130,7 +130,8 @@ class RegulariserConfig(Part):
 
     kind: Literal["vicreg", "variance", "sigreg"] = Field(
         description="of the mean-pooled context features, or of each view's projection: variance hinge and covariance, "
-        "the hinge alone, or SIGReg's Epps-Pulley statistic"
+        "the hinge alone, or SIGReg's Epps-Pulley statistic. Of views the first two are summed over the two of a pair, "
+        "SIGReg is averaged, as published"
     )
     weight: float = Field(1.0, ge=0, description="weight of the term beside the prediction loss")
     covariance: float = Field(0.04, ge=0, description="vicreg only: covariance over variance (VICReg publishes 1/25)")
@@ -150,6 +151,11 @@ class ObjectiveConfig(Part):
     temperature: float = Field(0.1, gt=0, description="info_nce only: temperature of the softmax over cosines")
     granularity: Literal["token", "block"] = Field(
         "token", description="compare every hidden token, or the mean of each target block"
+    )
+    views: Literal["pairs", "centroid"] = Field(
+        "pairs",
+        description="joint embedding: every view is compared with every other global view (of the largest image size), "
+        "or with the mean projection of the global views (LeJEPA)",
     )
     weight: float = Field(1.0, ge=0, description="weight of the prediction term (0 leaves only the regularisers)")
     pooled: float = Field(

@@ -182,12 +182,32 @@ def _misfits(recipe: Recipe) -> list[str]:
             )
         if recipe.mask.kind != "none":
             wrong.append(f"method joint_embedding hides no patches: set mask.kind=none, not {recipe.mask.kind}")
+        wrong += _unread(recipe)
     elif views:
         wrong.append(f"data.views is read by method joint_embedding only, not {recipe.method}")
     elif recipe.mask.kind == "none" and recipe.predictor.kind != "narrow":
         wrong.append("mask.kind none hides nothing to predict: choose multiblock, random or block")
     if recipe.objective.kind == "info_nce" and recipe.method == "masked_pixel":
         wrong.append("objective.kind info_nce does not go with method masked_pixel")
+    return wrong
+
+
+def _unread(recipe: Recipe) -> list[str]:
+    """What joint embedding would silently leave out."""
+    target, objective = recipe.target, recipe.objective
+    wrong = []
+    if target.transform != "none":
+        wrong.append(
+            f"joint_embedding compares projections as they are: set target.transform=none, not {target.transform}"
+        )
+    if target.layers > 1:
+        wrong.append(f"joint_embedding projects the last layer: target.layers must be 1, not {target.layers}")
+    if objective.pooled > 0:
+        wrong.append("joint_embedding compares nothing but pooled features: set objective.pooled=0")
+    if objective.kind == "info_nce" and objective.views == "centroid":
+        wrong.append("objective.kind info_nce tells views apart, and a centroid is none: set objective.views=pairs")
+    if objective.kind == "info_nce" and len(set(recipe.inputs.values())) > 1:
+        wrong.append("objective.kind info_nce compares views of one size: give all data.views the same image_size")
     return wrong
 
 

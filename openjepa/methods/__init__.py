@@ -1,12 +1,12 @@
 """The compositions: each names its parts in a recipe and knows no device, loop or logger."""
 
 from openjepa.config.schema import Recipe
-from openjepa.errors import ConfigError
 from openjepa.methods.base import Method, Panel
+from openjepa.methods.joint_embedding import JointEmbedding
 from openjepa.methods.masked_latent import MaskedLatent
 from openjepa.methods.masked_pixel import MaskedPixel
 
-__all__ = ["MaskedLatent", "MaskedPixel", "Method", "Panel", "build_method"]
+__all__ = ["JointEmbedding", "MaskedLatent", "MaskedPixel", "Method", "Panel", "build_method"]
 
 
 def build_method(recipe: Recipe) -> Method:
@@ -14,7 +14,7 @@ def build_method(recipe: Recipe) -> Method:
     match recipe.method:
         case "masked_latent":
             return MaskedLatent(recipe)
+        case "joint_embedding":
+            return JointEmbedding(recipe)
         case "masked_pixel":
             return MaskedPixel(recipe)
-        case _:
-            raise ConfigError(f"method {recipe.method} is not built yet")

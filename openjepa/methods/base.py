@@ -64,6 +64,14 @@ class Method(nn.Module):
         """Whether the loss depends on which samples share a micro-batch (then accumulation is not exact)."""
         raise NotImplementedError
 
+    @property
+    def synchronised(self) -> bool:
+        """Whether statistics of a batch are those of all processes' rows together."""
+        return False
+
+    def after_loading(self) -> None:
+        """Called when parts have been given weights of another run (``--init``): settle what follows from them."""
+
     def train(self, mode: bool = True) -> Method:
         """Training mode for what learns; the target always runs as it will be deployed."""
         super().train(mode)

@@ -4,14 +4,17 @@ from openjepa.models.build import build_predictor
 from openjepa.models.ema import make_target, update_ema
 from openjepa.models.pixel_decoder import PixelDecoder
 from openjepa.models.predictor import NarrowPredictor
+from openjepa.models.projector import BatchNorm, Projector
 from openjepa.models.sizes import SIZES, Size, size_named
 from openjepa.models.token_head import TokenHead
 from openjepa.models.vit import VisionTransformer, build_encoder
 
 __all__ = [
     "SIZES",
+    "BatchNorm",
     "NarrowPredictor",
     "PixelDecoder",
+    "Projector",
     "Size",
     "TokenHead",
     "VisionTransformer",

@@ -11,10 +11,11 @@ from openjepa.config.schema import (
     NoPredictorConfig,
     PixelPredictorConfig,
     PredictorConfig,
+    ProjectorConfig,
 )
-from openjepa.errors import ConfigError
 from openjepa.models.pixel_decoder import PixelDecoder
 from openjepa.models.predictor import NarrowPredictor
+from openjepa.models.projector import Projector
 from openjepa.models.token_head import TokenHead
 from openjepa.models.vit import VisionTransformer
 
@@ -39,6 +40,14 @@ def build_predictor(config: PredictorConfig, encoder: VisionTransformer, model: 
             )
         case LinearPredictorConfig() | NoPredictorConfig():
             return TokenHead(encoder.embed_dim, linear=config.kind == "linear")
+        case ProjectorConfig():
+            return Projector(
+                embed_dim=encoder.embed_dim,
+                hidden=config.hidden,
+                dim=config.dim,
+                norm=config.norm,
+                prediction_hidden=config.prediction_hidden,
+            )
         case PixelPredictorConfig():
             return PixelDecoder(
                 embed_dim=encoder.embed_dim,
@@ -51,5 +60,3 @@ def build_predictor(config: PredictorConfig, encoder: VisionTransformer, model: 
                 position_order=model.position_order,
                 init=model.init,
             )
-        case _:
-            raise ConfigError(f"predictor.kind {config.kind} is not built here")

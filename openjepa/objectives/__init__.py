@@ -1,8 +1,10 @@
 """Losses, target transforms and regularisers: functions of tensors."""
 
 from openjepa.objectives.across import all_rows, all_sum, alone
+from openjepa.objectives.contrastive import nt_xent
 from openjepa.objectives.distances import block_mean, distance, elements_per_token, info_nce, masked_sum
 from openjepa.objectives.pixels import patchify, pixel_target, unpatchify
+from openjepa.objectives.precision import full_precision
 from openjepa.objectives.regularisers import covariance, sigreg, variance, vicreg
 from openjepa.objectives.targets import average_layers, standardise, transform_target
 
@@ -15,8 +17,10 @@ __all__ = [
     "covariance",
     "distance",
     "elements_per_token",
+    "full_precision",
     "info_nce",
     "masked_sum",
+    "nt_xent",
     "patchify",
     "pixel_target",
     "sigreg",

@@ -32,6 +32,11 @@ def together() -> bool:
     return not _state["alone"] and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def this_rank() -> int:
+    """Number of this process among those it speaks with; 0 when it is by itself."""
+    return dist.get_rank() if together() else 0
+
+
 def all_sum(x: Tensor) -> Tensor:
     """Sum of ``x`` over all processes, the same on each; alone, ``x`` itself. Every process must call."""
     return _Sum.apply(x) if together() else x

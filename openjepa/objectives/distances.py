@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openjepa.config.schema import ObjectiveConfig
+from openjepa.objectives.precision import full_precision
 
 _PER_CHANNEL = ("smooth_l1", "l1", "l2")
 
@@ -17,7 +18,7 @@ def elements_per_token(config: ObjectiveConfig, width: int) -> int:
 
 
 def distance(config: ObjectiveConfig, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Distance in float32 (official.md §4).
+    """Distance in float32, or in float64 where both sides are (official.md §4).
 
     Args:
         prediction, target: ``(R, K, D)``, any float dtype. valid: ``(R, K)``, False on padding: no negatives for info_nce.
@@ -26,7 +27,7 @@ def distance(config: ObjectiveConfig, prediction: Tensor, target: Tensor, valid:
         ``(R, K, D)`` for smooth_l1 (β), l1 and l2 (squared error). ``(R, K, 1)`` for cosine (1 − cos),
         normalised_cosine (squared error of unit vectors, 2 − 2 cos; BYOL 2006.07733 eq. 2) and info_nce.
     """
-    prediction, target = prediction.float(), target.float()
+    prediction, target = full_precision(prediction), full_precision(target)
     match config.kind:
         case "smooth_l1":
             return F.smooth_l1_loss(prediction, target, reduction="none", beta=config.beta)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openjepa.objectives.across import all_rows, all_sum
+from openjepa.objectives.precision import full_precision
 
 VARIANCE_EPS = 1e-4
 SIGREG_DIRECTIONS = 256
@@ -27,19 +28,19 @@ def variance(z: Tensor, gamma: float = 1.0) -> Tensor:
     Var divides by N − 1, ε = 1e-4. A batch of one has no spread to speak of: 0.
     """
     with _exact(z):
-        return _variance(all_rows(_full(z)), gamma)
+        return _variance(all_rows(full_precision(z)), gamma)
 
 
 def covariance(z: Tensor) -> Tensor:
     """VICReg's decorrelation: squared off-diagonal covariances (over N − 1), summed, over D (2105.04906 eq. 3–4)."""
     with _exact(z):
-        return _covariance(all_rows(_full(z)))
+        return _covariance(all_rows(full_precision(z)))
 
 
 def vicreg(z: Tensor, covariance_weight: float = 0.04) -> Tensor:
     """Variance plus covariance term (2105.04906); the published weights are 25 and 1, hence 0.04 beside a weight of 1."""
     with _exact(z):
-        rows = all_rows(_full(z))
+        rows = all_rows(full_precision(z))
         return _variance(rows, 1.0) + covariance_weight * _covariance(rows)
 
 
@@ -59,7 +60,7 @@ def sigreg(z: Tensor, seed: int, directions: int = SIGREG_DIRECTIONS, nodes: int
         The mean statistic, a scalar. It is not divided by N: a weight beside a per-element loss should be small (0.02).
     """
     with _exact(z):
-        z = _full(z)
+        z = full_precision(z)
         t, weight, gauss = _quadrature(nodes, z)
         projected = z @ sigreg_directions(z.shape[1], directions, seed, z.device).to(z.dtype)  # (B, K)
         angle = projected[..., None] * t  # (B, K, nodes)
@@ -105,8 +106,3 @@ def _covariance(z: Tensor) -> Tensor:
 def _exact(z: Tensor) -> AbstractContextManager[Any]:
     """No autocast: a covariance in bfloat16 has two digits."""
     return torch.autocast(z.device.type, enabled=False)
-
-
-def _full(z: Tensor) -> Tensor:
-    """Half precision as float32, anything else as it is."""
-    return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z

@@ -171,6 +171,7 @@ def _load_weights(method: Method, path: Path) -> None:
             load_strict(method.target, model.encoder.state_dict())
         if model.predictor is not None and model.config.predictor.kind == method.recipe.predictor.kind:
             load_strict(method.predictor, model.predictor.state_dict())
+        method.after_loading()
     except CheckpointError as error:
         raise CheckpointError(f"--init {path} does not fit this recipe: {error}") from error
 
@@ -299,8 +300,11 @@ def _speak_numbers(
         reporter.say(sentence)
     for note in [*notes, *schedule.notes]:
         reporter.warn(note)
-    if engine.method.batch_statistics and (len(cut.parts) > 1 or world > 1):
+    method = engine.method
+    if method.batch_statistics and (len(cut.parts) > 1 or (world > 1 and not method.synchronised)):
+        sees = min(cut.largest * (world if method.synchronised else 1), plan.batch)
         reporter.warn(
-            f"the objective uses batch statistics (objective.regularisers, objective.pooled or target.transform centred): "
-            f"they see {size} images at a time, not {plan.batch}, so the result depends on micro-batches and processes"
+            f"the objective uses batch statistics (objective.regularisers, objective.pooled, info_nce, batch norm or "
+            f"target.transform centred): they see {sees} images at a time, not {plan.batch}, so the result depends on "
+            f"micro-batches{'' if method.synchronised else ' and processes'}"
         )

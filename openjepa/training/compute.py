@@ -12,6 +12,7 @@ from openjepa.config import Recipe
 from openjepa.config.schema import DataConfig
 from openjepa.masking import build_masker
 from openjepa.methods import build_method
+from openjepa.objectives.across import alone
 from openjepa.types import Batch, Progress
 
 _SAMPLES = 64  # masks differ between samples: one batch of them stands for all
@@ -54,7 +55,7 @@ def _count(plain: str) -> float:
     order = torch.arange(samples)
     masks = [masker(order, epoch=0, step=0)]
     count = method.count(masks, samples)  # reads ids, which have values
-    with shapes_only, FlopCounterMode(display=False) as counter:
+    with alone(), shapes_only, FlopCounterMode(display=False) as counter:  # shapes are nothing to exchange
         batch = Batch(_inputs(recipe, samples), order, order)
         method(batch, masks, Progress(0, 1), count).loss_sum.backward()
     return counter.get_total_flops() / samples

@@ -42,9 +42,9 @@ def test_every_header_states_command_hardware_time_score_and_source(info: object
 
 def test_all_recipes_of_the_plan_exist() -> None:
     published = {f"{name}-{form}" for name in PUBLISHED for form in ("paper", "release")}
-    assert published | {"ijepa-tiny", "ijepa-tiny-release", "ijepa-vits16-1gpu", "ijepa-vith14-in1k-document"} == set(
-        NAMES
-    )
+    assert published | {"ijepa-tiny", "ijepa-tiny-release", "ijepa-vits16-1gpu", "ijepa-vith14-in1k-document"} == {
+        name for name in NAMES if name.startswith("ijepa")
+    }
 
 
 @pytest.mark.parametrize("form", ["paper", "release"])

@@ -202,7 +202,7 @@ def make(name: str, data: str, runs: Path, only: list[str], every: bool) -> None
             trained = time.time()
             found = {
                 "case": case, "seed": seed, "error": error, "truth": truth(out, data, case), "seconds": round(trained - began),
-                "recipe": load_recipe(out / "config.yaml").model_dump(mode="json"),
+                "recipe": load_recipe(out / "config.yaml", ["data.source=none"]).model_dump(mode="json"),
                 "rows": [{k: v for k, v in row.items() if k != "probes"} for row in read_rows(out / "metrics.jsonl")],
             }  # fmt: skip
             shutil.rmtree(out / "checkpoints", ignore_errors=True)

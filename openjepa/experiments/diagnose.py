@@ -221,9 +221,10 @@ def _cheated(course: Course) -> Finding | None:
     cheats = dig(course.last, "health.cheats") or {}
     losses = {name: value for name, raw in cheats.items() if (value := finite(raw)) is not None}
     best = min(losses, key=losses.__getitem__)
-    moved = not _still(course)
+    # With a rank above the start's it is a sign, not an illness: something else than the prediction taught the encoder.
+    lost = not _still(course) and not course.now("rankme") > course.start("rankme")
     return Finding(
-        "no better than a cheat", moved,
+        "no better than a cheat", lost,
         f"predictions are no better than the cheat '{best.replace('_', ' ')}'",
         {"loss over the cheat's": recent[-1], "loss": course.now("loss_on_panel")},
     )  # fmt: skip

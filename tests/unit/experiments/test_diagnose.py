@@ -64,7 +64,10 @@ def test_every_symptom_makes_a_run_sick_and_carries_its_numbers(last: dict[str, 
 def test_predictions_no_better_than_a_cheat_twice_running() -> None:
     assert names(row(1000, loss_on_panel=0.36)) == []
     twice = [row(0), row(600, loss_on_panel=0.36)]
-    assert names(row(1000, loss_on_panel=0.36), before=twice) == ["no better than a cheat"]
+    for rank, verdict in ((39.0, "sick"), (45.0, "healthy")):  # a rank that has risen came from something else
+        found = diagnose([*twice, row(1000, loss_on_panel=0.36, rankme=rank)], RECIPE)
+        assert [finding.name for finding in found.findings] == ["no better than a cheat"]
+        assert found.verdict == verdict
 
 
 def test_a_run_that_has_not_moved_is_not_sick() -> None:

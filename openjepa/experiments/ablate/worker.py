@@ -26,7 +26,7 @@ _ORPHANED = 76
 def main() -> int:
     """Do tasks until the input ends; the exit code says why it ended before."""
     tasks: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
+    threading.Thread(target=_read_tasks, args=(_own_input(), tasks), daemon=True).start()
     while True:
         task = json.loads(Path(tasks.get()).read_text(encoding="utf-8"))
         _log_to(task["log"])
@@ -35,10 +35,24 @@ def main() -> int:
             return code
 
 
-def _read_tasks(tasks: queue.SimpleQueue[str]) -> None:
+def _own_input() -> int:
+    """A handle of our own on standard input, which is emptied.
+
+    A thread that waits in ``sys.stdin`` holds its lock; a forked data loader would close ``sys.stdin`` and wait forever.
+    """
+    handle, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return handle
+
+
+def _read_tasks(handle: int, tasks: queue.SimpleQueue[str]) -> None:
     """Hand lines on; end the process with its input."""
-    for line in sys.stdin:
-        tasks.put(line.strip())
+    rest = b""
+    while received := os.read(handle, 65536):
+        *lines, rest = (rest + received).split(b"\n")
+        for line in lines:
+            tasks.put(line.decode())
     os._exit(_ORPHANED)
 
 

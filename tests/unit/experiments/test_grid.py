@@ -17,7 +17,7 @@ SHIPPED = [info.name for info in list_grids()]
 
 def test_there_is_a_grid_for_every_claim_of_the_seeds() -> None:
     claims = {"target-space", "mask-family", "mask-geometry", "target-network", "predictor", "mask-ratio"}
-    claims |= {"granularity", "distance", "momentum"}
+    claims |= {"granularity", "distance", "momentum", "pooling"}
     assert claims <= set(SHIPPED)
     assert not set(SHIPPED) & {info.name for info in list_recipes()}
 

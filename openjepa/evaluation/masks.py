@@ -134,6 +134,10 @@ def _encode(encoder: Any, bench: Bench, source: Source, views: Any) -> tuple[Ten
             done += len(images)
             for side, ids in zip(sides, views(places), strict=True):
                 tokens = encoder.forward_features(images, ids.to(device)).double().cpu()  # (B, K, D)
+                if tokens.shape[1] != ids.index.shape[1]:
+                    raise ConfigError(
+                        f"masks needs an encoder that encodes only what it is shown: {type(encoder).__name__} does not"
+                    )
                 shown = torch.ones(ids.index.shape) if ids.valid is None else ids.valid.cpu()
                 weight = shown.double()[..., None]
                 side.append((tokens * weight).sum(1) / weight.sum(1))

@@ -38,7 +38,8 @@ class TinyEncoder(nn.Module):
         self.weight = nn.Parameter(torch.randn(12, 3, 4, 4, generator=generator) * 0.2)
 
     def forward_features(self, x, keep=None):
-        return torch.tanh(nn.functional.conv2d(x, self.weight, stride=4).flatten(2).transpose(1, 2))
+        tokens = torch.tanh(nn.functional.conv2d(x, self.weight, stride=4).flatten(2).transpose(1, 2))
+        return tokens if keep is None else tokens.gather(1, keep.index[..., None].expand(-1, -1, 12))
 
 
 @pytest.fixture

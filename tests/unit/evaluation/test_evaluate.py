@@ -166,7 +166,7 @@ def test_raw_pixels_of_the_reference_subset(cifar):
 @pytest.mark.slow
 @pytest.mark.shared
 def test_linear_agrees_with_scikit_learn_on_real_images(cifar):
-    """Within half a point, on colour means of CIFAR-10 tiles: correlated channels as features have them."""
+    """Within 0.3 point, on colour means of CIFAR-10 tiles: correlated channels as features have them."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
@@ -178,7 +178,7 @@ def test_linear_agrees_with_scikit_learn_on_real_images(cifar):
     x, v = (side.values.double().numpy() for side in sides)
     mean, std = x.mean(0), x.std(0)
     peer = LogisticRegression(C=score.protocol["c"], tol=1e-6, max_iter=3000).fit((x - mean) / std, sides[0].labels)
-    assert abs(score.value - float(np.mean(peer.predict((v - mean) / std) == sides[1].labels.numpy()))) <= 0.005
+    assert abs(score.value - float(np.mean(peer.predict((v - mean) / std) == sides[1].labels.numpy()))) <= 0.003
 
 
 def test_extract_feeds_scores_directly(encoder, normalise):
@@ -190,3 +190,103 @@ def test_extract_feeds_scores_directly(encoder, normalise):
     found = extract(encoder, [Batch({"image": images}, ids, ids, labels)], normalise=normalise)
     assert isinstance(found, Features)
     assert knn(found, None, k=3).value > 0.8
+
+
+LABELLED = ("knn", "linear", "low-shot", "kmeans", "retrieval")
+
+
+def test_all_scores_come_from_one_pass(sources, encoder, normalise, transform, monkeypatch):
+    runs = []
+    real = store.extract
+    monkeypatch.setattr(store, "extract", lambda *a, **k: runs.append(1) or real(*a, **k))
+    scores = evaluate(encoder, normalise, *sources, "all", transform=transform, settings=Settings(shots=(2,), draws=2))
+    assert len(runs) == 2
+    assert [s.label for s in scores] == [
+        "knn",
+        "linear",
+        "low-shot 2 per class",
+        "kmeans",
+        "kmeans nmi",
+        "kmeans ari",
+        "retrieval mAP",
+        "retrieval from train mAP",
+    ]
+    assert all(s.interval[0] <= s.value <= s.interval[1] for s in scores)
+
+
+def test_second_names_and_repetition(sources, encoder, normalise, transform):
+    scores = evaluate(encoder, normalise, *sources, ["logistic", "linear", "knn"], transform=transform)
+    assert [s.name for s in scores] == ["linear", "knn"]
+
+
+def test_a_grid_of_knn_through_settings(sources, encoder, normalise, transform):
+    settings = Settings(k=(1, 5), temperature=(0.07, None))
+    (score,) = evaluate(encoder, normalise, *sources, "knn", transform=transform, settings=settings)
+    assert score.grid_max is not None
+    assert score.protocol["grid"] == "k 1, 5 × T 0.07, none"
+
+
+@pytest.mark.parametrize("what", LABELLED)
+def test_bad_data_is_one_clear_line_for_every_measure(what, sources, encoder, normalise, transform, tmp_path, write):
+    def fails(train, val, message, model=encoder):
+        with pytest.raises((DataError, ConfigError), match=message) as caught:
+            evaluate(model, normalise, train, val, what, transform=transform)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 300
+
+    fails(sources[0], open_source(write(tmp_path / "more", (*NAMES, "violet"), 3)), "train has not: 'violet'")
+    one = open_source(write(tmp_path / "one" / "train", ("blue", "red"), 3))
+    fails(open_source(_listed(tmp_path / "single.txt", one)), sources[1], "all have class 'blue'")
+    fails(sources[0], open_source(write(tmp_path / "flat", (".",), 3)), "the val samples have no labels")
+    fails(open_source(write(tmp_path / "flat2", (".",), 3)), sources[1], "the train samples have no labels")
+    other = write(write(tmp_path / "parts" / "first", NAMES, 2).parent / "second", NAMES, 2).parent
+    fails(sources[0], open_source(other), "share no class .*lay out both folders the same way")
+    broken = type(encoder)()
+    with torch.no_grad():
+        broken.weight.fill_(float("nan"))
+    fails(*sources, "36 of 36 train features are not finite .*the encoder is broken", broken)
+
+
+def _listed(path, source):
+    """A list file with all images of one class."""
+    lines = [f"{source.path(i)} blue" for i in range(len(source)) if source.label(i) == 0]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_an_empty_folder_is_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty") as caught:
+        open_source(str(tmp_path / "empty"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_corrupt_file_is_skipped_and_counted(sources, encoder, normalise, transform, tmp_path, write, caplog):
+    folder = write(tmp_path / "bad", NAMES, 6, seed=1)
+    (folder / "red" / "zz.png").write_bytes(b"no picture")
+    with caplog.at_level(logging.WARNING):
+        (score,) = evaluate(encoder, normalise, sources[0], open_source(folder), "knn", transform=transform)
+    assert score.n_val == 18
+    assert score.protocol["unreadable_files"] == "1 val"
+    assert "1 of 19 files" in caplog.text
+    assert score.value == evaluate(encoder, normalise, *sources, "knn", transform=transform)[0].value
+
+
+def test_a_class_of_train_alone_is_a_note(sources, encoder, normalise, transform, tmp_path, write):
+    val = open_source(write(tmp_path / "fewer", ("green", "red"), 6, seed=1))
+    for score in evaluate(encoder, normalise, sources[0], val, ["knn", "linear"], transform=transform):
+        assert score.protocol["no_val_images_of"] == "blue"
+
+
+def test_unknown_options_are_refused(sources, encoder, normalise, transform):
+    for name, message in (("kmeans", "kmeans has no option 'init'.*mean 'inits'"), ("masks", "masks has no option")):
+        settings = Settings(options={name: {"init": 3}})
+        with pytest.raises(ConfigError, match=message):
+            evaluate(encoder, normalise, *sources, name, transform=transform, settings=settings)
+
+
+def test_raw_pixels_are_judged_only_where_they_can_be(sources, encoder, normalise, transform):
+    settings = Settings(options={"masks": {"keep": 0.5}})
+    what = ["knn", "masks"]
+    scores = evaluate(encoder, normalise, *sources, what, transform=transform, settings=settings, raw_pixels=True)
+    assert [(s.subject, s.name) for s in scores] == [("encoder", "knn"), ("encoder", "masks"), ("raw pixels", "knn")]

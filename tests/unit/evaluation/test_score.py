@@ -63,3 +63,45 @@ def test_stratified_draws_depend_on_the_seed():
     labels = [0, 1] * 50
     assert not torch.equal(stratified(labels, 20, 0), stratified(labels, 20, 1))
     assert torch.tensor(labels)[stratified(labels, 20, 0)].sum() == 10
+
+
+def test_scores_of_other_metrics_round_trip_and_old_files_load(tmp_path):
+    import json
+
+    new = Score(
+        "scenes count",
+        0.61234,
+        10,
+        5,
+        metric="r2",
+        interval=(-0.2, 0.9),
+        spread=0.1,
+        draws=(0.5, 0.7),
+        grid_max=0.8,
+        extra={"rmse": 1.5},
+    )
+    path = write_scores(tmp_path / "scores.json", [new])
+    assert read_scores(path) == [new]
+    old = {k: v for k, v in new.to_dict().items() if k not in ("metric", "higher_is_better", "grid_max", "spread")}
+    old = {k: v for k, v in old.items() if k not in ("draws", "extra")}
+    path.write_text(json.dumps([old]))
+    assert read_scores(path)[0] == Score("scenes count", 0.61234, 10, 5, interval=(-0.2, 0.9))
+
+
+def test_columns_for_spread_and_grid_only_where_they_are(make):
+    plain = knn(make(60, seed=1), make(40, seed=2))
+    grid = knn(make(60, seed=1), make(40, seed=2), k=(1, 5))
+    drawn = Score("low-shot", 0.5, 10, 5, spread=0.02, draws=(0.48, 0.52), interval=(0.4, 0.6))
+    table = format_table([plain])
+    assert "spread" not in table
+    assert "optimistic" not in table
+    table = format_table([plain, grid, drawn])
+    assert "spread over draws" in table
+    assert "best on val (optimistic)" in table
+    assert "2.0 % of 2" in table
+    r2 = Score("scenes count", 0.5, 10, 5, metric="r2", interval=(-0.1, 0.7), extra={"rmse": 1.25})
+    text = format_table([r2])
+    assert "scenes count r2" in text
+    assert "-0.1 to 0.7" in text
+    assert "encoder, scenes count r2: rmse 1.25" in text
+    assert "%" not in text.splitlines()[2].replace("95 %", "")

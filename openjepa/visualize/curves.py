@@ -80,7 +80,7 @@ _SPECS: tuple[_Spec, ...] = (
      "Exponent of the fall of eigenvalues. Rising far above 1: few directions take all. Near 0: noise.",
      False, (("health.alpha", "α", BLUE, "-"),), 1),
     ("loss", "Training loss", "loss per element",
-     "Alone it says little: the targets move with the encoder, so it may rise while features get better.",
+     "Alone it says little: where targets move with the encoder, it may rise while features get better.",
      False, (("loss", "loss", BLUE, "-"),), 1),
     ("spread", "Spread over samples", "standard deviation",
      "How much features differ between images. All lines near zero mean that every image looks the same.",

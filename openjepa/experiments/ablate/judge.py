@@ -36,7 +36,7 @@ def work(task: Mapping[str, Any]) -> dict[str, Any] | None:
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"threads": task["threads"]})})
     judge = Judge(recipe, open_splits(recipe), task["evaluation"])
     about = {"key": task["key"], "kind": task["kind"], "label": task["label"], "seed": task["seed"]}
-    began = time.perf_counter()
+    began, clock = time.perf_counter(), time.process_time()
     facts: dict[str, Any] = {"cost": {}}
     if task["kind"] == "trained":
         trained = _train(recipe, judge, Path(task["run_dir"]), fresh=task["fresh"])
@@ -48,6 +48,7 @@ def work(task: Mapping[str, Any]) -> dict[str, Any] | None:
         scores = judge.encoder(api.random_encoder(recipe), Normalise.for_data(recipe.data), task["label"])
     else:
         scores = judge.pixels()
+    facts["cost"]["cpu"] = round(time.process_time() - clock, 2)
     spent = time.perf_counter() - began - facts["cost"].get("train", 0.0)
     facts["cost"]["score"] = round(spent, 2)
     return {**about, **facts, "scores": [score.to_dict() for score in scores], "values": values(scores)}

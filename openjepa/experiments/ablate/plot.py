@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from openjepa.experiments.ablate.cells import PIXELS
 from openjepa.experiments.ablate.table import labels
 from openjepa.visualize.curves import (
     BLUE,
@@ -22,11 +23,15 @@ from openjepa.visualize.curves import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)
 MARKS = "osD^vPX*"
 WORDS = {"confirmed": GREEN, "refuted": VERMILION, "undecided": MUTED}
 _AXES = (("samples", "images seen"), ("seconds", "training seconds"), ("flops", "training FLOPs"))
+_UNTRAINED: dict[str, Any] = {"color": MUTED, "linestyle": "--", "linewidth": 1.2}
+_PIXELS: dict[str, Any] = {"color": ORANGE, "linestyle": ":", "linewidth": 1.6}
+_ABOVE = 0.24  # seeds are drawn this far above the mean, in rows
 _ROW, _TOP = 0.36, 1.25  # inches per arm and for title and axis
 
 
@@ -45,6 +50,7 @@ def scores_png(results: Mapping[str, Any]) -> bytes:
             _draw_scores(row[place], data, name, first=place == 0)
         if compared:
             _draw_differences(row[-1], data)
+    _legend(figure)
     figure.suptitle(f"{results['grid']}: {results['question']}", x=0.01, ha="left", fontsize=12, color=INK)
     return figure_png(figure)
 
@@ -56,7 +62,8 @@ def _draw_scores(axes: Axes, data: Mapping[str, Any], name: str, *, first: bool)
         if score is None:
             axes.text(0.5, place, "not run", transform=axes.get_yaxis_transform(), color=MUTED, fontsize=8, va="center")
             continue
-        axes.plot(list(score["seeds"].values()), [place] * score["n"], "o", ms=3.5, color=SKY, alpha=0.9, zorder=2)
+        seeds = list(score["seeds"].values())
+        axes.plot(seeds, [place - _ABOVE] * len(seeds), "o", ms=3.5, color=SKY, zorder=2)
         _bar(axes, score, place, BLUE)
     _draw_levels(axes, data, name)
     _tidy(axes, [arm["name"] for arm in data["arms"]], labelled=first)
@@ -72,25 +79,32 @@ def _bar(axes: Axes, score: Mapping[str, Any], place: float, colour: str) -> Non
 
 
 def _draw_levels(axes: Axes, data: Mapping[str, Any], name: str) -> None:
-    """Untrained encoders and raw pixels, labelled above the axes."""
-    drawn = set()
+    """Untrained encoders and raw pixels as vertical lines."""
     for base in data["baselines"]:
         score = base["scores"].get(name)
-        if score is None:
-            continue
-        pixels = base["name"] == "raw pixels"
-        style: dict[str, Any] = {
-            "color": ORANGE if pixels else MUTED,
-            "linestyle": ":" if pixels else "--",
-            "linewidth": 1.2,
-        }
-        word = "raw pixels" if pixels else "untrained"
-        axes.axvline(score["mean"], zorder=1, label=None if word in drawn else word, **style)
-        drawn.add(word)
-    if drawn:
-        axes.legend(
-            fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, labelcolor=MUTED
-        )
+        if score is not None:
+            axes.axvline(score["mean"], zorder=1, **(_PIXELS if base["name"] == PIXELS else _UNTRAINED))
+
+
+def _legend(figure: Figure) -> None:
+    """One key for all charts, at the top right."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], marker="o", linestyle="", ms=4, color=SKY, label="one seed"),
+        Line2D([], [], marker="D", ms=5, color=BLUE, linewidth=1.8, label="mean, 95 % interval"),
+        Line2D([], [], label="untrained encoder", **_UNTRAINED),
+        Line2D([], [], label=PIXELS, **_PIXELS),
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower left",
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+        labelcolor=MUTED,
+        handlelength=2.5,
+    )
 
 
 def _draw_differences(axes: Axes, data: Mapping[str, Any]) -> None:
@@ -100,7 +114,8 @@ def _draw_differences(axes: Axes, data: Mapping[str, Any]) -> None:
         found, word = comparison["difference"], comparison["word"]
         colour = WORDS[word]
         if found is not None:
-            axes.plot(comparison["paired"], [place] * len(comparison["paired"]), "o", ms=3.5, color=colour, alpha=0.5)
+            paired = comparison["paired"]
+            axes.plot(paired, [place - _ABOVE] * len(paired), "o", ms=3.5, color=colour, alpha=0.5)
             _bar(axes, found, place, colour)
         axes.text(1.02, place, word, transform=axes.get_yaxis_transform(), color=colour, fontsize=8, va="center")
     axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
@@ -132,6 +147,8 @@ def _tidy(axes: Axes, names: Sequence[str], *, labelled: bool) -> None:
 
 def compute_png(results: Mapping[str, Any]) -> bytes:
     """Score (the first asked) against images, seconds and FLOPs of training; one row per data set."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
     name = labels(results)[0]
     figure = new_figure(12.5, 3.3 * len(results["data"]) + 0.5)
     grid = figure.subplots(len(results["data"]), len(_AXES), squeeze=False)
@@ -139,10 +156,18 @@ def compute_png(results: Mapping[str, Any]) -> bytes:
         for axes, (key, title) in zip(row, _AXES, strict=True):
             _draw_cost(axes, data, key, name)
             axes.set_xlabel(title, fontsize=9, color=MUTED)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
             axes.set_ylim(*_common_limits(data, name))
         row[0].set_ylabel(f"{data['name']}: {name} %", fontsize=9, color=INK)
         row[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5), labelcolor=INK)
-    figure.suptitle(f"{results['grid']}: {name} against what it cost", x=0.01, ha="left", fontsize=12, color=INK)
+    figure.suptitle(
+        f"{results['grid']}: {name} against what it cost (thick: mean over seeds)",
+        x=0.01,
+        ha="left",
+        fontsize=12,
+        color=INK,
+    )
     return figure_png(figure)
 
 

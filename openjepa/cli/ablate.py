@@ -140,4 +140,4 @@ def _say_data(found: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     console().print(table)
     for comparison in data["comparisons"]:
         claim, arms, difference, _, count, word = claim_cells(comparison)
-        typer.echo(f"  {word:<10} {claim}: {arms}: {difference}, {count} seeds")
+        typer.echo(f"  {word:<10} {claim}: {arms}: {difference}, {count} seed{'' if count == '1' else 's'}")

@@ -113,7 +113,7 @@ def _baselines(
         if done:
             out.append({"name": RANDOM, "arms": members, "scores": _scores(done)})
     pixels = {place.pixels: result for place in places if (result := found[place.pixels]) is not None}
-    for result in pixels.values():
+    for result in (result for result in pixels.values() if result["values"]):
         out.append({"name": PIXELS, "arms": list(arms), "scores": _scores({int(result["seed"]): result})})
     return out
 

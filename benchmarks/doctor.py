@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "doctor"
-STEPS = 200
 IMAGES = 3000  # labelled images the truth is measured on, at most
 QUIET = (
     "train.threads=1", "log.every=20 %", "checkpoint.every=100 %", "probe.every=none", "probe.max_train=20", "probe.max_val=20", "health.on_diverge=warn",
@@ -39,10 +38,11 @@ class Group:
     lr: float
     dim: int
     multiblock: str
+    steps: int
 
 
 GROUPS = {
-    "calibration": Group("ijepa-tiny", ("train.batch_size=64",), 1e-3, 192, "min_keep: 4"),
+    "calibration": Group("ijepa-tiny", ("train.batch_size=64",), 1e-3, 192, "min_keep: 4", 200),
     "judged": Group(
         "ijepa-tiny-release",
         (
@@ -51,7 +51,7 @@ GROUPS = {
             "target.momentum=[0.98,1.0]",
             "objective.regularisers=[{kind: vicreg, weight: 1.0, covariance: 0.25}]", "objective.pooled=0.5",
         ),
-        1e-3, 96, "min_keep: 6",
+        1e-3, 96, "min_keep: 6", 150,
     ),
 }  # fmt: skip
 
@@ -118,7 +118,7 @@ def train(group: Group, case: str, seed: int, data: str, out: Path) -> str:
         images = identical(data, Path(scratch)) if case == "identical images" else data
         try:
             result = openjepa.pretrain(
-                images, group.recipe, overrides=overrides, steps=STEPS, seed=seed, out=out, overwrite=out.exists(),
+                images, group.recipe, overrides=overrides, steps=group.steps, seed=seed, out=out, overwrite=out.exists(),
                 judge=False, report=False, console=False,
             )  # fmt: skip
         except OpenJepaError as error:

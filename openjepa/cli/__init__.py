@@ -24,8 +24,8 @@ VERBS: dict[str, tuple[str, str]] = {  # verb → module, one-line help
     "visualize": ("openjepa.cli.visualize", "look inside: masks, pca, similarity, curves, report"),
     "data": ("openjepa.cli.data", "inspect or verify a data folder"),
     "recipes": ("openjepa.cli.recipes", "list, show and compare recipes, search their keys"),
-    "runs": ("openjepa.cli.runs", "list and show training runs"),
-    "doctor": ("openjepa.cli.doctor", "what this machine can do: devices, extras, speed"),
+    "runs": ("openjepa.cli.runs", "list, show and compare runs; which checkpoint to keep"),
+    "doctor": ("openjepa.cli.doctor", "what this machine can do; doctor RUN: what ails a run"),
 }
 _DOTTED = re.compile(r"^--([a-z_]+(?:\.[a-z0-9_]+)+)(?:=(.*))?$", re.DOTALL)
 

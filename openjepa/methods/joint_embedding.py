@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from openjepa.config.schema import Recipe, RegulariserConfig
+from openjepa.config.schema import Recipe
 from openjepa.methods.base import Method, Panel
 from openjepa.models import BatchNorm, Projector, build_predictor, make_target, update_ema
 from openjepa.models.vit import VisionTransformer
-from openjepa.objectives import all_sum, alone, distance, full_precision, nt_xent, sigreg, variance, vicreg
+from openjepa.objectives import all_sum, alone, distance, full_precision, nt_xent, regularise
 from openjepa.types import Batch, MaskGroup, Output, Progress
 
 
@@ -142,7 +142,7 @@ class JointEmbedding(Method):
     def _terms(self, projections: list[Tensor], progress: Progress) -> Iterator[tuple[str, float, Tensor]]:
         """Name, weight and value of every regulariser over the joint batch: averaged over views, or summed over a pair."""
         for term in self.recipe.objective.regularisers:
-            values = torch.stack([_regularise(term, z, progress) for z in projections])
+            values = torch.stack([regularise(term, z, progress.step) for z in projections])
             yield term.kind, term.weight, values.mean() if term.kind == "sigreg" else 2 * values.mean()
 
     @torch.no_grad()
@@ -181,10 +181,3 @@ def _pool(encoder: VisionTransformer, views: list[Tensor]) -> list[Tensor]:
 def _deviation(views: list[Tensor]) -> Tensor:
     """Deviation over images, averaged over channels and views."""
     return torch.stack([full_precision(z).std(dim=0).mean() for z in views]).mean()
-
-
-def _regularise(term: RegulariserConfig, z: Tensor, progress: Progress) -> Tensor:
-    """A recipe's regulariser of one view's projections ``(B, P)`` over the joint batch."""
-    if term.kind == "sigreg":
-        return sigreg(z, seed=progress.step, directions=term.directions)
-    return variance(z) if term.kind == "variance" else vicreg(z, term.covariance)

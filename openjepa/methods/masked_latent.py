@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from openjepa.config.schema import Recipe, RegulariserConfig
+from openjepa.config.schema import Recipe
 from openjepa.methods.base import Method, Panel
 from openjepa.models import NarrowPredictor, TokenHead, build_predictor
 from openjepa.models.transformer import gather_tokens
@@ -21,11 +21,9 @@ from openjepa.objectives import (
     distance,
     elements_per_token,
     masked_sum,
-    sigreg,
+    regularise,
     standardise,
     transform_target,
-    variance,
-    vicreg,
 )
 from openjepa.types import Batch, Ids, MaskGroup, Output, Progress, Tokens
 
@@ -155,7 +153,7 @@ class MaskedLatent(Method):
             answer = standardise(raw.float().mean(dim=1)).repeat(len(pooled) // len(raw), 1)
             yield "pooled", objective.pooled, (self.pooled_head(pooled).float() - answer).square().mean()
         for term in objective.regularisers:
-            yield term.kind, term.weight, _regularise(term, pooled, progress)
+            yield term.kind, term.weight, regularise(term, pooled, progress.step)
 
     @torch.no_grad()
     def panel(self, batch: Batch, masks: Sequence[MaskGroup]) -> Panel:
@@ -232,13 +230,6 @@ def _pooled_head(dim: int) -> nn.Sequential:
         nn.init.trunc_normal_(layer.weight, std=0.02)
         nn.init.zeros_(layer.bias)
     return nn.Sequential(first, nn.GELU(), second)
-
-
-def _regularise(term: RegulariserConfig, z: Tensor, progress: Progress) -> Tensor:
-    """A recipe's regulariser of ``z (B, D)`` float32."""
-    if term.kind == "sigreg":
-        return sigreg(z, seed=progress.step)
-    return variance(z) if term.kind == "variance" else vicreg(z, term.covariance)
 
 
 def _nearest_context(query: Ids, context: Ids, grid: tuple[int, ...]) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openjepa.config.schema import RegulariserConfig
 from openjepa.objectives.across import all_rows, all_sum
 from openjepa.objectives.precision import full_precision
 
@@ -70,6 +71,17 @@ def sigreg(z: Tensor, seed: int, directions: int = SIGREG_DIRECTIONS, nodes: int
         cosine, sine = (sums[:-1] / count).view(2, directions, nodes)
         error = (cosine - gauss).square() + sine.square()
         return count * (error * weight).sum(dim=-1).mean()
+
+
+def regularise(term: RegulariserConfig, z: Tensor, seed: int) -> Tensor:
+    """The regulariser that a recipe's ``objective.regularisers`` entry names, unweighted; ``seed``: the global step."""
+    match term.kind:
+        case "vicreg":
+            return vicreg(z, term.covariance)
+        case "variance":
+            return variance(z)
+        case "sigreg":
+            return sigreg(z, seed=seed, directions=term.directions)
 
 
 def sigreg_directions(dim: int, count: int, seed: int, device: torch.device | str = "cpu") -> Tensor:

@@ -279,7 +279,9 @@ def _speak(reporter: Reporter, first: str, engine: Engine, source: Source, metho
     note = getattr(source, "note", "")
     if note:
         reporter.say(f"data: {note}")
-    reporter.say(f"model: {learning / 1e6:.3g} M parameters learn (encoder and predictor), target encoder averaged")
+    target = {"ema": "a slow average is the target", "frozen": "a frozen encoder is the target"}
+    second = target.get(method.recipe.target.kind, "no second encoder")
+    reporter.say(f"model: {learning / 1e6:.3g} M parameters learn (encoder and predictor), {second}")
 
 
 def _speak_numbers(

@@ -90,6 +90,7 @@ class Plan:
         moved = (
             f" → {target.momentum[1]:g} ({target.momentum_schedule})" if target.momentum_schedule != "constant" else ""
         )
+        momentum = f"; target momentum {target.momentum[0]:g}{moved}" if target.averaged else ""
         end = "" if optim.schedule == "constant" else f" → {optim.final_lr:g}"
         cuts = f"{micros} micro-batch{'es' if micros > 1 else ''} of at most {micro}"
         epochs = f"{self.epoch(self.total):.3g} epochs of {self.images} images"
@@ -97,7 +98,7 @@ class Plan:
             f"batch: {self.batch} images per step = {ranks}{cuts} ({why})",
             f"length: {self.total} steps = {epochs}, {self.steps_per_epoch} steps each{tail}",
             f"schedule: learning rate {optim.start_lr:g} → {optim.lr:g} in {schedule.warmup} steps, then {optim.schedule}{end}; "
-            f"weight decay {optim.weight_decay:g}{decay}; target momentum {target.momentum[0]:g}{moved}",
+            f"weight decay {optim.weight_decay:g}{decay}{momentum}",
             f"records: a row every {self.log_every} steps, a checkpoint every {self.save_every}",
         ]
 

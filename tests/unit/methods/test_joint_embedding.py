@@ -146,6 +146,14 @@ def test_stop_gradient_leaves_one_side() -> None:
     torch.testing.assert_close(grads["self"], grads["none"] / 2)  # each pair pulls from both sides, or from one
 
 
+def test_a_recipe_decides_how_many_directions_sigreg_has() -> None:
+    few, many = (
+        method("lejepa", f"objective.regularisers=[{{kind: sigreg, weight: 0.02, directions: {k}}}]") for k in (1, 64)
+    )
+    data = batch(few)
+    assert abs(run(few, data) - run(many, data)) > 1e-6
+
+
 def test_the_slow_network_holds_encoder_and_projector() -> None:
     model = method("byol")
     assert model.encoder is model.target

@@ -97,6 +97,7 @@ def main() -> None:
                 )
             )
         stored[str(threads)] = {"machine": facts, "times": {name: asdict(t) for name, t in times.items()}}
+        save("linear_grid", {"options": vars(options), "threads": stored})
     auto = "bf16" if multiplies_bf16(cpu) else "fp32"
     head = ("setting", "1 head", f"{options.heads} heads", "ratio", "ratio, processor time", "against an ordinary head")
     notes = (
@@ -105,7 +106,6 @@ def main() -> None:
         "an ordinary head: nn.BatchNorm1d, nn.Linear, autograd and torch.optim.SGD in fp32; ratio of processor times",
     )
     show("A grid of linear heads", head, rows, notes)
-    save("linear_grid", {"options": vars(options), "threads": stored})
 
 
 if __name__ == "__main__":

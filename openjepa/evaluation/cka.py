@@ -20,8 +20,7 @@ GROUPS = 20  # of the jackknife
 
 
 def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = False) -> float:
-    """Linear CKA of ``x (N, D)`` and ``y (N, E)``, row by row of the same images, in float64: 0..1, 1 when equal up to
-    rotation and one common scale.
+    """Linear CKA of ``x (N, D)`` and ``y (N, E)``, rows of the same images: 1 when equal up to rotation and one scale.
 
     Kornblith et al. 1905.00414 eq. 3–4: ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) of centred features, or, with N × N kernels K, the same
     number from ⟨K, L⟩ / (‖K‖ ‖L‖) where there are fewer images than channels.

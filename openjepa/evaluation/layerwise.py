@@ -43,7 +43,7 @@ def blocks_of(encoder: Any) -> list[nn.Module]:
 def set_drop_path(blocks: Sequence[nn.Module], rate: float | None) -> float:
     """Stochastic depth from 0 in the first block to ``rate`` in the last; returns the rate used.
 
-    ``None``: .1 where blocks know it (ours and timm's), else 0.
+    ``None``: .1 where blocks know it (ours, timm's, some of Hugging Face's), else 0.
 
     Raises:
         ConfigError: a rate is asked for and the blocks do not know it, or it is not in [0, 1).
@@ -60,6 +60,8 @@ def set_drop_path(blocks: Sequence[nn.Module], rate: float | None) -> float:
         share = rate * i / max(len(blocks) - 1, 1)
         if hasattr(block, "drop_path1"):
             block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)
+        elif isinstance(block.drop_path, nn.Module):  # Hugging Face's
+            block.drop_path = DropPath(share)
         else:
             block.drop_path = share  # type: ignore[assignment]
     return rate

@@ -21,8 +21,15 @@ MEMORY_BYTES = 4 * 2**30  # tokens of both sides up to this size are kept
 class TokenData(Protocol):
     """Labelled samples whose tokens can be had in any order. y: ``(N,)`` int64. shape: ``(T, D)`` of a sample."""
 
-    y: Tensor
-    shape: tuple[int, int]
+    @property
+    def y(self) -> Tensor:
+        """Labels."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Tokens and width."""
+        ...
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Tokens ``(b, T, D)`` and labels ``(b,)`` of the samples ``order`` names, on the device."""

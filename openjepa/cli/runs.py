@@ -160,4 +160,4 @@ def _number(value: Any) -> str:
     """A number as short text; – for what is missing or not finite."""
     if value is None or value != value:
         return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and value < 1e9 else f"{value:.4g}"

@@ -28,6 +28,7 @@ NUMBERS: tuple[tuple[str, str, int], ...] = (
     ("alpha-ReQ", "health.alpha", 2),
     ("feature std", "health.feature_std", 3),
     ("mean cosine", "health.mean_cosine", 4),
+    ("floating-point operations", "flops", 0),
     ("images/s", "images_per_s", 0),
     ("kNN while training", "probes.knn", 3),
     ("linear while training", "probes.linear", 3),

@@ -47,18 +47,26 @@ class Fit:
         return rows @ self.weight + self.bias
 
 
-def standardise(x: Tensor) -> Basis:
-    """Fit mean, deviation and principal axes of ``x (N, D)`` in float64. A constant channel contributes nothing.
-
-    The regularised minimum lies in the span of the rows, so R = min(N, D) axes lose nothing.
-    """
+def scaling(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation ``(D,)`` of ``x (N, D)`` in float64; the deviation of a constant channel is infinite."""
     x = x.double()
     mean, std = x.mean(0), x.std(0, correction=0)
     # Float32 features carry a rounding error of 6e-8 of their size: less spread than that is not information.
     constant = std <= 1e-6 * mean.abs()
     constant |= std == 0
-    std = torch.where(constant, torch.full_like(std, torch.inf), std)
-    z = (x - mean) / std
+    return mean, torch.where(constant, torch.full_like(std, torch.inf), std)
+
+
+def standardise(x: Tensor, scale: tuple[Tensor, Tensor] | None = None) -> Basis:
+    """Fit mean, deviation and principal axes of ``x (N, D)`` in float64. A constant channel contributes nothing.
+
+    The regularised minimum lies in the span of the rows, so R = min(N, D) axes lose nothing.
+
+    Args:
+        scale: mean and deviation of other inputs to use instead (few labelled rows among many).
+    """
+    mean, std = scaling(x) if scale is None else scale
+    z = (x.double() - mean) / std
     if len(z) < z.shape[1]:
         values, left = torch.linalg.eigh(z @ z.T)  # z = U S Vᵀ, from the smaller of the two Gram matrices
         keep = values > values[-1].clamp_min(0) * 1e-13

@@ -86,8 +86,7 @@ def low_shot(
         raise ConfigError(f"low-shot needs at least one draw, got {draws}")
     asked = parse_shots(SHOTS if shots is None else shots)
     data = align(train, val)
-    basis = logistic.standardise(data.x)
-    val_rows = basis.coordinates(data.val_x)
+    scale = logistic.scaling(data.x)
     scores = []
     for shot in asked:
         reason = _too_many(shot, data)
@@ -96,7 +95,7 @@ def low_shot(
         if reason:
             log.warning("low-shot leaves out %s: %s", shot.label, reason)
             continue
-        scores.append(_score(shot, data, basis, val_rows, train, draws, seed, subject))
+        scores.append(_score(shot, data, scale, train, draws, seed, subject))
     return scores
 
 
@@ -120,8 +119,7 @@ def _too_many(shot: Shots, data: Labelled) -> str:
 def _score(
     shot: Shots,
     data: Labelled,
-    basis: logistic.Basis,
-    val_rows: Tensor,
+    scale: tuple[Tensor, Tensor],
     train: Features,
     draws: int,
     seed: int,
@@ -131,10 +129,12 @@ def _score(
     values, penalties, used = [], [], 0
     for draw in range(draws):
         chosen = _draw(shot, data.y, seed + draw)
-        rows, labels = basis.rows[chosen], data.y[chosen]
-        penalty = _penalty(rows, labels, basis, len(data.classes), seed + draw)
-        found = logistic.fit(rows, labels, len(data.classes), penalty, basis.power)
-        values.append(float((found.logits(val_rows).argmax(1) == data.val_y).double().mean()))
+        # The draw's own axes: a handful of images span a handful of directions, whatever the width of the features.
+        basis, labels = logistic.standardise(data.x[chosen], scale), data.y[chosen]
+        penalty = _penalty(basis, labels, len(data.classes), seed + draw)
+        found = logistic.fit(basis.rows, labels, len(data.classes), penalty, basis.power)
+        predicted = found.logits(basis.coordinates(data.val_x)).argmax(1)
+        values.append(float((predicted == data.val_y).double().mean()))
         penalties.append(penalty)
         used = len(chosen)
     spread, low, high = mean_interval(values, len(data.val_y))
@@ -177,15 +177,14 @@ def _draw(shot: Shots, y: Tensor, seed: int) -> Tensor:
     return torch.cat(members).sort().values
 
 
-def _penalty(rows: Tensor, y: Tensor, basis: logistic.Basis, classes: int, seed: int) -> float:
+def _penalty(basis: logistic.Basis, y: Tensor, classes: int, seed: int) -> float:
     """The penalty that the drawn images choose among themselves."""
     smallest = int(torch.bincount(y, minlength=classes).min())
     if smallest < 2:
         return ONE_SHOT_PENALTY
     if smallest >= FOLDED_BELOW:
-        drawn = logistic.Basis(basis.mean, basis.std, basis.axes, rows, basis.power)
-        return choose_penalty(drawn, y, classes, seed).penalty
-    fold = _folds(y, min(FOLDS, smallest), seed)
+        return choose_penalty(basis, y, classes, seed).penalty
+    fold, rows = _folds(y, min(FOLDS, smallest), seed), basis.rows
     losses = dict.fromkeys(_CHOICES, 0.0)
     for place in range(int(fold.max()) + 1):
         held = fold == place

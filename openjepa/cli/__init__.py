@@ -19,9 +19,9 @@ from openjepa.errors import OpenJepaError, nearest
 VERBS: dict[str, tuple[str, str]] = {  # verb → module, one-line help
     "demo": ("openjepa.cli.demo", "train, judge and report on built-in images in a few minutes"),
     "pretrain": ("openjepa.cli.pretrain", "train an encoder on a folder of images, no labels needed"),
-    "evaluate": ("openjepa.cli.evaluate", "score an encoder on labelled folders: knn, linear"),
+    "evaluate": ("openjepa.cli.evaluate", "score any encoder: knn, linear, attentive, low-shot, finetune, …"),
     "ablate": ("openjepa.cli.ablate", "test claims on your data: recipes x seeds, intervals, verdicts"),
-    "visualize": ("openjepa.cli.visualize", "look inside: masks, pca, similarity, curves, report"),
+    "visualize": ("openjepa.cli.visualize", "look inside: masks, pca, attention, decode, curves, report"),
     "data": ("openjepa.cli.data", "inspect or verify a data folder"),
     "recipes": ("openjepa.cli.recipes", "list, show and compare recipes, search their keys"),
     "runs": ("openjepa.cli.runs", "list, show and compare runs; which checkpoint to keep"),

@@ -15,7 +15,9 @@ if TYPE_CHECKING:  # torch is imported when a command runs, not for --help
 
     from openjepa.data.inspection import Inspection
 
-app = typer.Typer(help="Look at a folder, list file or built-in before training on it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at a folder, list file or built-in before training on it.", add_completion=False, no_args_is_help=True
+)
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="folder, list file, image, or 'scenes'")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]

@@ -15,7 +15,9 @@ from openjepa.errors import ConfigError
 if TYPE_CHECKING:
     from openjepa.evaluation import Score
 
-app = typer.Typer(help="Score a frozen encoder: one measure, or 'all' of the cheap ones.", no_args_is_help=True)
+app = typer.Typer(
+    help="Score a frozen encoder: one measure, or 'all' of the cheap ones.", add_completion=False, no_args_is_help=True
+)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="run, checkpoint or model directory; timm:NAME; hf:ORG/NAME")]
 Train = Annotated[str, typer.Option("--train", help="labelled folder, list file or 'scenes' the score is fitted on")]

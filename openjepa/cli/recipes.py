@@ -21,7 +21,9 @@ from openjepa.config.load import read_header
 from openjepa.config.text import shown
 from openjepa.errors import ConfigError, nearest
 
-app = typer.Typer(help="List, show and compare recipes, and look up their keys.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, show and compare recipes, and look up their keys.", add_completion=False, no_args_is_help=True
+)
 _OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 _WIDE = 160  # columns when the output is a file or a pipe
 

@@ -11,7 +11,9 @@ from rich.console import Console
 from openjepa.errors import ConfigError
 
 app = typer.Typer(
-    help="Look inside: masks, features, attention, decoded pixels, curves, the report.", no_args_is_help=True
+    help="Look inside: masks, features, attention, decoded pixels, curves, the report.",
+    add_completion=False,
+    no_args_is_help=True,
 )
 _OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 _Data = Annotated[str, typer.Argument(help="folder, list file, image or built-in ('scenes')")]

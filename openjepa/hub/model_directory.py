@@ -118,7 +118,8 @@ def save_model(
 def load_model(path: str | Path, which: Which = "deployed", warn: Callable[[str], None] = _log.warning) -> LoadedModel:
     """Load a run directory (its ``model/``, else its newest whole checkpoint), a model directory or a checkpoint.
 
-    which: the encoder to hand out; ``deployed`` is the slow average where there is one, else the online encoder. warn: receives the line that names a damaged checkpoint which was passed over.
+    which: the encoder to hand out; ``deployed`` is the slow average where there is one, else the online encoder.
+    warn: receives the line that names a damaged checkpoint which was passed over.
     torch's random generator is left as it was.
 
     Raises:

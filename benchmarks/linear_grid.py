@@ -2,7 +2,7 @@
 
     python benchmarks/linear_grid.py [--samples 50000] [--width 768] [--classes 10] [--rounds 5] [--threads 1 2]
 
-Heads are trained by the code of ``openjepa evaluate linear-grid`` (batch normalisation, SGD, one epoch of batches of 1,024),
+Heads are trained by the code of ``openjepa evaluate linear-grid`` (batch normalisation, SGD, three epochs of batches of 1,024),
 once with one head and once with twenty, in turns. 'ordinary head' is what a user would write for one: nn.BatchNorm1d,
 nn.Linear, autograd, torch.optim.SGD on the same batches. Aim: twenty heads cost at most 1.5 times one, in the precision
 that ``auto`` picks on this machine.
@@ -21,24 +21,25 @@ from torch import nn
 from openjepa.evaluation.heads import HeadGrid, multiplies_bf16, train_heads
 
 AIM = 1.5
-BATCH = 1024
+BATCH, EPOCHS = 1024, 3
 
 
 def grid(heads: int, products: str, batch_norm: bool = True) -> HeadGrid:
-    """``heads`` different learning rates around .1, one epoch."""
+    """``heads`` different learning rates around .1."""
     lrs = tuple(0.1 * (1 + i / heads) for i in range(heads))
-    return HeadGrid(lrs, (1e-4,), 1, BATCH, "sgd", batch_norm, products)
+    return HeadGrid(lrs, (1e-4,), EPOCHS, BATCH, "sgd", batch_norm, products)
 
 
 def ordinary(x: torch.Tensor, y: torch.Tensor, classes: int) -> None:
-    """One head as in a tutorial, one epoch."""
+    """One head as in a tutorial."""
     norm, head = nn.BatchNorm1d(x.shape[1], affine=False, eps=1e-6), nn.Linear(x.shape[1], classes)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    for index in torch.randperm(len(x)).split(BATCH):
-        loss = nn.functional.cross_entropy(head(norm(x[index])), y[index])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    for _ in range(EPOCHS):
+        for index in torch.randperm(len(x)).split(BATCH):
+            loss = nn.functional.cross_entropy(head(norm(x[index])), y[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
 def contenders(
@@ -89,8 +90,8 @@ def main() -> None:
             rows.append(
                 (
                     f"{threads} thread{'s' * (threads > 1)}, {name}",
-                    f"{1e3 * one.median:.0f} ms",
-                    f"{1e3 * many.median:.0f} ms",
+                    f"{1e3 * one.busy:.0f} ms",
+                    f"{1e3 * many.busy:.0f} ms",
                     f"{middle:.2f} ({low:.2f}-{high:.2f})",
                     f"{busy:.2f}",
                     f"{many.busy / plain.busy:.2f}",
@@ -99,9 +100,9 @@ def main() -> None:
         stored[str(threads)] = {"machine": facts, "times": {name: asdict(t) for name, t in times.items()}}
         save("linear_grid", {"options": vars(options), "threads": stored})
     auto = "bf16" if multiplies_bf16(cpu) else "fp32"
-    head = ("setting", "1 head", f"{options.heads} heads", "ratio", "ratio, processor time", "against an ordinary head")
+    head = ("setting", "1 head, processor", f"{options.heads} heads", "wall ratio", "processor ratio", "against an ordinary head")
     notes = (
-        f"one epoch of {options.samples:,} x {options.width}, {options.classes} classes, batches of {BATCH:,}",
+        f"{EPOCHS} epochs of {options.samples:,} x {options.width}, {options.classes} classes, batches of {BATCH:,}",
         f"aim: ratio of at most {AIM} with batch norm and the products 'auto' picks here ({auto})",
         "an ordinary head: nn.BatchNorm1d, nn.Linear, autograd and torch.optim.SGD in fp32; ratio of processor times",
     )

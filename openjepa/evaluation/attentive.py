@@ -39,7 +39,8 @@ class ProbeGrid:
     pooling: ``attentive`` or ``mean``. blocks: 1 (cross-attention alone, V-JEPA) or more (V-JEPA 2 used 4: 3 of
     self-attention before it). heads: of attention; None: width/64, at least 1. form, complete_block: as in
     :class:`openjepa.models.attentive.AttentivePooler`. lrs, weight_decays: all pairs; AdamW, cosine to 0, no warm-up;
-    norms and biases do not decay; the rates reach from those attentive probes want to those a mean-pooled head wants. clip: largest gradient norm of one probe (V-JEPA 1 used 1). refit: train the grid
+    norms and biases do not decay; the rates reach from those attentive probes want to those a mean-pooled head
+    wants. clip: largest gradient norm of one probe (V-JEPA 1 used 1). refit: train the grid
     again on all of train after the choice. precision: ``auto`` is bf16 where the hardware multiplies it.
     """
 

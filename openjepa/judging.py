@@ -76,6 +76,9 @@ def evaluate(
     many = dict(options or {})
     if dict(many.get("masks", {})).get("views") == "recipe":
         many["masks"] = {**many["masks"], "views": _recipe_views(loaded, seed), "views_name": "the recipe's own masks"}
+    if loaded.config is not None:  # fine-tuning sees images as the pretraining did, unless told otherwise
+        augment = loaded.config.data.augment.model_dump()
+        many["finetune"] = {"augment": augment, **many.get("finetune", {})}
     return score_encoder(
         loaded.encoder,
         loaded.normalise,

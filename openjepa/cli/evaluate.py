@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -226,14 +227,32 @@ def score(what: str | Sequence[str], json: Path | None, **options: Any) -> None:
     from openjepa.evaluation import write_scores
     from openjepa.features import cache_note, cache_place
 
-    scores = api.evaluate(what, **options)
     console = make_console()
+    with watch() as on_progress:
+        scores = api.evaluate(what, **options, on_progress=on_progress)
     show_scores(scores, console)
     if json is not None:
         console.print(f"wrote {write_scores(json, scores)}", markup=False, soft_wrap=True)
     place = cache_place(options.get("cache"))
     if place is not None:
         console.print(cache_note(place), markup=False, soft_wrap=True, style="dim")
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[Callable[[str, str, int, int], None]]:
+    """A progress bar on standard error while a terminal looks on; in a log nothing, scores come soon enough."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+
+        def show(subject: str, what: str, done: int, total: int) -> None:
+            unit = "images" if what in ("train", "val") else "epochs"
+            progress.update(task, description=f"{subject}: {what}, {unit}", completed=done, total=total)
+
+        yield show
 
 
 def make_console() -> Console:

@@ -244,6 +244,7 @@ def _run(request: Request, fixed: dict[str, object], name: str) -> list[Score]:
         open_tokens(bench, memory),
         grid,
         seed=request.settings.seed,
+        on_epoch=request.on_epoch,
         subject=request.subject,
         device=bench.device,
         protocol={"tokens": "patch", "layers": bench.layers, "precision": bench.precision},

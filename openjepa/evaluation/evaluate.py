@@ -120,7 +120,8 @@ def evaluate(
         raw_pixels: also score the pixels themselves.
         settings: of the evaluators.
         layers, precision, device, batch_size, workers, cache_dir: as in :func:`openjepa.features.cached_extract`.
-        on_progress: called with (subject, ``train`` or ``val``, samples done, samples in all).
+        on_progress: called with (subject, ``train`` or ``val``, samples done, samples in all), and with (subject, name of the
+            evaluator, epochs done, epochs in all) by those that train something.
 
     Returns:
         One :class:`Score` per subject and evaluator: the encoder first, then baselines, raw pixels last.
@@ -164,7 +165,7 @@ def _judge(
     for entry in entries:
         if bench.encoder is None and entry.needs != "pooled" and not entry.pixels:
             continue  # raw pixels are one vector per image
-        request = Request(name, settings, bench=bench)
+        request = Request(name, settings, bench=bench, on_epoch=_epochs(on_progress, name, entry.name))
         if entry.needs != "encoder":
             if entry.needs not in pairs:
                 pairs[entry.needs] = [_features(bench, entry.needs, name, side, on_progress) for side in SIDES]
@@ -172,6 +173,11 @@ def _judge(
             request = replace(request, train=train, val=val)
         scores += [_with_skipped(score, request) for score in entry.run(request)]
     return scores
+
+
+def _epochs(on_progress: OnEvaluate | None, subject: str, what: str) -> Callable[[int, int], None] | None:
+    """Progress of a training as progress of an evaluation."""
+    return None if on_progress is None else lambda done, total: on_progress(subject, what, done, total)
 
 
 def _with_skipped(score: Score, request: Request) -> Score:

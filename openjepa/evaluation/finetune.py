@@ -142,7 +142,8 @@ def finetune(
 def run(request: Request) -> list[Score]:
     """The evaluator; ``Settings.options["finetune"]`` may set every field of :class:`FineTune`."""
     config = grid_from(FineTune, NAME, request.settings.options.get(NAME, {}))
-    return [finetune(request.place, config, seed=request.settings.seed, subject=request.subject)]
+    about: dict[str, Any] = {"seed": request.settings.seed, "subject": request.subject, "on_epoch": request.on_epoch}
+    return [finetune(request.place, config, **about)]
 
 
 @dataclass(frozen=True)

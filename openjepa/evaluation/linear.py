@@ -9,8 +9,7 @@ from torch import Tensor
 
 from openjepa.errors import ConfigError
 from openjepa.evaluation import logistic
-from openjepa.evaluation.choice import HELD_OUT
-from openjepa.evaluation.choice import split as _split
+from openjepa.evaluation.choice import HELD_OUT, split
 from openjepa.evaluation.labels import Labelled, align, feature_protocol, score_of
 from openjepa.evaluation.score import Score
 from openjepa.features import Features
@@ -78,7 +77,7 @@ def choose_penalty(basis: logistic.Basis, y: Tensor, classes: int, seed: int) ->
     log-loss. Classes with one sample stay in the fitted part; when nothing can be held out (one sample per class) the
     middle of the grid is taken.
     """
-    fitted, held = _split(y, seed)
+    fitted, held = split(y, seed)
     if len(held) == 0:
         return Choice(PENALTIES[len(PENALTIES) // 2], float("nan"), 0)
     rows, held_rows = basis.rows[fitted], basis.rows[held]

@@ -83,7 +83,8 @@ def run(request: Request) -> list[Score]:
     device = "cpu" if request.bench is None else request.bench.device
     grid = grid_from(HeadGrid, NAME, options)
     seed = request.settings.seed
-    return [linear_grid(train, val, grid=grid, refit=refit, seed=seed, subject=request.subject, device=device)]
+    about: dict[str, Any] = {"seed": seed, "subject": request.subject, "device": device, "on_epoch": request.on_epoch}
+    return [linear_grid(train, val, grid=grid, refit=refit, **about)]
 
 
 def grid_from(kind: type[T], name: str, options: Mapping[str, Any]) -> T:

@@ -64,6 +64,7 @@ class Request:
 
     subject: how its scores call what is judged. train, val: features, pooled ``(N, D)`` or patch tokens ``(N, T, D)`` as
     the evaluator needs; None for one that needs the encoder. bench: encoder and sources; None when only features exist.
+    on_epoch: told (epochs done, of how many) by evaluators that train something.
     """
 
     subject: str
@@ -71,6 +72,7 @@ class Request:
     train: Features | None = None
     val: Features | None = None
     bench: Bench | None = None
+    on_epoch: Callable[[int, int], None] | None = None
 
     @property
     def pair(self) -> tuple[Features, Features]:

@@ -8,7 +8,8 @@ import torch
 
 from openjepa.errors import ConfigError
 from openjepa.evaluation import linear, logistic
-from openjepa.evaluation.linear import _split, choose_penalty
+from openjepa.evaluation.choice import split
+from openjepa.evaluation.linear import choose_penalty
 from openjepa.features import Features
 
 
@@ -98,7 +99,7 @@ def test_constant_and_repeated_channels_are_harmless(make):
 
 def test_split_keeps_every_class_in_the_fitted_part():
     y = torch.tensor([0] * 30 + [1] * 9 + [2])
-    fitted, held = _split(y, seed=3)
+    fitted, held = split(y, seed=3)
     assert sorted(fitted.tolist() + held.tolist()) == list(range(40))
     assert set(y[fitted].tolist()) == {0, 1, 2}
     assert set(y[held].tolist()) == {0, 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,15 @@ def test_on_the_runs_the_rules_were_set_on() -> None:
     for run in runs:
         said = diagnose(run["rows"], Recipe.model_validate(run["recipe"]))
         assert (said.verdict == "sick") == run["truth"]["sick"], run["case"]
+
+
+@pytest.mark.parametrize("group", ["calibration", "judged"])
+def test_the_confusion_table_in_the_docs_is_what_the_committed_runs_give(group: str) -> None:
+    page = (RESULTS.parents[1] / "README.md").read_text()
+    part = page[page.index(f"**{group}**, ") :]
+    counted = [int(number) for number in re.findall(r"\| (\d+) (?=\|)", part[: part.index("| run |")])]
+    table = {(said, sick): 0 for said in (True, False) for sick in (True, False)}
+    for run in measured(group):
+        said = diagnose(run["rows"], Recipe.model_validate(run["recipe"])).verdict == "sick"
+        table[said, run["truth"]["sick"]] += 1
+    assert counted == [table[True, True], table[True, False], table[False, True], table[False, False]]

@@ -90,6 +90,35 @@ def same_weights(folder: Path) -> dict[str, Any]:
     return out
 
 
+def sharded_parts(folder: Path) -> dict[str, Any]:
+    """What only other systems than I-JEPA have, in two sharded processes against one: difference of weights."""
+    parts = {
+        "mask tokens, FFN targets, regularisers": (
+            "mask={kind: block, min_block: 2}",
+            "predictor={kind: linear}",
+            "target={layers: 2, layer_output: ffn, transform: none}",
+            "objective.regularisers=[{kind: sigreg, directions: 8}, {kind: vicreg}]",
+        ),
+        "class token and pixels": (
+            "method=masked_pixel",
+            "mask={kind: random}",
+            "model.class_token=true",
+            "predictor={kind: pixel, dim: 12, depth: 1, heads: 1}",
+            "target.kind=pixels",
+        ),
+    }
+    out: dict[str, Any] = {}
+    for name, changes in parts.items():
+        # A large eps: AdamW's division would turn the rounding noise of gradients that are 0 into steps of full length.
+        settings = (*SETTINGS, "optim.eps=0.01", *changes)
+        alone(folder / f"{name}-1", *settings)
+        both = (*settings, "train.strategy=fsdp2")
+        codes = wait(ranks(2, lambda rank, n=name, b=both: go(folder / f"{n}-2", *b)), 120)
+        states = [saved_state(folder / f"{name}-{count}")[0] for count in (1, 2)] if codes == [0, 0] else []
+        out[name] = {"codes": codes, "weights": largest_difference(*states) if states else None}
+    return out
+
+
 def across(folder: Path) -> dict[str, Any]:
     """A run started by two sharded processes goes on in one, and the other way round; and stops together on SIGTERM."""
     longer = (*SETTINGS, "train.length=6 steps")
@@ -152,6 +181,7 @@ def lost(folder: Path, how: signal.Signals = signal.SIGKILL) -> dict[str, Any]:
 
 SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "same_weights": same_weights,
+    "sharded_parts": sharded_parts,
     "across": across,
     "killed": lost,
     "hanging": lambda folder: lost(folder, signal.SIGSTOP),

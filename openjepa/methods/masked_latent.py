@@ -113,7 +113,7 @@ class MaskedLatent(Method):
         shown = torch.zeros(len(index), tokens, dtype=torch.uint8, device=index.device)
         valid = torch.ones_like(index, dtype=torch.uint8) if context.valid is None else context.valid.to(torch.uint8)
         shown.scatter_reduce_(1, index, valid, reduce="amax")
-        return self.online.forward_features(images, replace=(shown == 0, self.predictor.mask_token))
+        return self.online.forward_features(images, replace=(shown == 0, self.predictor.token()))
 
     def forward(
         self, batch: Batch, masks: Sequence[MaskGroup], progress: Progress, count: float | None = None

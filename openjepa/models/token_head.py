@@ -22,6 +22,10 @@ class TokenHead(nn.Module):
             nn.init.trunc_normal_(self.proj.weight, std=0.02)
             nn.init.zeros_(self.proj.bias)
 
+    def token(self) -> Tensor:
+        """The mask token ``(1, 1, D)``: a copy, which outlives this call where the weights are sharded."""
+        return self.mask_token.clone()
+
     def forward(self, tokens: Tensor) -> Tensor:
         """``(R·B, K, D)`` encoder outputs at the hidden positions → predictions of the same shape."""
         return self.proj(tokens)

@@ -82,11 +82,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, last: int | None = None) -> Tensor:
         """``(B, N, D)`` → ``(B, N, D)``, or only the last ``last`` tokens of that, for less work."""
-        x, branch = self.forward_parts(x, mask, last)
+        x, branch = self._parts(x, mask, last)
         return x + branch
 
-    def forward_parts(self, x: Tensor, mask: Tensor | None = None, last: int | None = None) -> tuple[Tensor, Tensor]:
+    def forward_parts(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The two addends of the block's output: the residual stream after attention, and the FFN's output."""
+        return self._parts(x, mask, None)
+
+    def _parts(self, x: Tensor, mask: Tensor | None, last: int | None) -> tuple[Tensor, Tensor]:
+        # Apart from forward_parts, which sharding wraps as it wraps forward: one must not run inside the other.
         answer = self.attn(self.norm1(x), mask, last)
         x = (x if last is None else x[:, -last:]) + self._drop(answer)
         return x, self._drop(self.mlp(self.norm2(x)))

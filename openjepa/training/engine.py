@@ -112,8 +112,8 @@ class Engine:
         for part in self.method.parts():
             fully_shard(part, mesh=mesh)
         fully_shard(self.method, mesh=mesh)
-        for module in (self.method, *self.method.parts()):
-            for name in ("forward_features", "forward_intermediates", "predict", "panel"):
+        for module in (self.method, *self.method.parts(), *self.method.blocks()):
+            for name in ("forward_features", "forward_intermediates", "forward_parts", "predict", "token", "panel"):
                 if hasattr(module, name):
                     register_fsdp_forward_method(module, name)
 

@@ -35,6 +35,12 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
         assert result["norm"] < 1e-6, strategy
 
 
+def test_sharding_serves_the_parts_of_every_masked_system(tmp_path: Path) -> None:
+    for name, result in scenario("sharded_parts", tmp_path).items():
+        assert result["codes"] == [0, 0], name
+        assert result["weights"] < 1e-6, name
+
+
 def test_runs_stop_together_and_move_between_strategies(tmp_path: Path) -> None:
     result = scenario("across", tmp_path)
     assert set(result["codes"]) == {0}

@@ -14,7 +14,7 @@ from torch import Tensor
 from openjepa.config.schema import Recipe
 from openjepa.data import Source
 from openjepa.data.splits import open_splits
-from openjepa.errors import ConfigError, DataError
+from openjepa.errors import ConfigError, DataError, nearest
 from openjepa.evaluation import Contamination, Score, Settings, shared_files
 from openjepa.evaluation import contamination as find_contamination
 from openjepa.evaluation import evaluate as score_encoder
@@ -187,10 +187,18 @@ def contamination(
 
 
 def choose_device(wish: str) -> str:
-    """``auto`` is cuda, else mps, else cpu; anything else stays."""
-    if wish != "auto":
-        return wish
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    """``auto`` is cuda, else mps, else cpu; anything else stays. Raises ConfigError for a device that is not there."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if wish == "auto":
+        return "cuda" if cuda else "mps" if mps else "cpu"
+    kind, _, number = wish.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
+        near = nearest(kind, ("cpu", "cuda", "mps"))
+        raise ConfigError(f"device '{wish}' is none of auto, cpu, cuda, cuda:N, mps{near}")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}[kind]
+    if int(number or 0) >= there:
+        raise ConfigError(f"device '{wish}' is not there: torch finds {there} {kind} devices here; use cpu or auto")
+    return wish
 
 
 def _sides(

@@ -65,7 +65,8 @@ def present_classes(features: Features, side: str) -> tuple[str, ...]:
     """Names of the classes that occur, in name order of the source. Raises DataError when there is no label."""
     if features.labels is None or not bool((features.labels >= 0).any()):
         raise DataError(
-            f"the {side} samples have no labels: give a folder with one subfolder per class, or a list of 'path label'"
+            f"the {side} samples have no labels: give a folder with one subfolder per class (two or more), or a list of"
+            " 'path label'"
         )
     found = torch.unique(features.labels[features.labels >= 0]).tolist()
     return tuple(_name(features, label) for label in found)
@@ -143,7 +144,7 @@ def score_of(
 
 
 def feature_protocol(features: Features) -> dict[str, object]:
-    """The part of a score's protocol that says which features it is of,."""
+    """The part of a score's protocol that says which features it is of."""
     kept = ("tokens", "layers", "precision", "max_side")
     return {key: features.protocol[key] for key in kept if key in features.protocol}
 

@@ -36,6 +36,10 @@ class Settings:
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"the seed of an evaluation is a whole number from 0 to 2^32 - 1, got {self.seed}")
+
 
 @dataclass(frozen=True)
 class Bench:

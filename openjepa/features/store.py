@@ -138,6 +138,7 @@ def cache_key(parts: Mapping[str, Any], source: Source, transform: Any) -> str:
     everything = {
         **parts,
         "source": source.fingerprint(),
+        "classes": None if source.classes is None else list(source.classes),  # stored with the features
         "transform": repr(transform),
         "format": FORMAT,
         "version": openjepa.__version__,

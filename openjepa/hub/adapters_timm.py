@@ -100,11 +100,10 @@ def _preparation(timm: Any, network: nn.Module, spec: Spec) -> Preparation:
 def _wrap(network: Any, spec: Spec, size: tuple[int, int]) -> ForeignEncoder:
     """Tokens of the network, and its blocks where all of them have the same shape."""
     prefix = int(getattr(network, "num_prefix_tokens", 0) or 0)
-    late = _late_norm(network)
     last = getattr(network, "output_fmt", "NCHW") == "NHWC"
 
     def tokens(model: Any, x: Tensor) -> Tensor:
-        found = model.forward_features(x)
+        late, found = _late_norm(model), model.forward_features(x)  # of the model given: it may be a copy that trains
         if not isinstance(found, Tensor):
             raise ConfigError(f"'{spec.text}' gives several feature maps per image, not one grid of tokens")
         if found.ndim == 4:
@@ -113,7 +112,7 @@ def _wrap(network: Any, spec: Spec, size: tuple[int, int]) -> ForeignEncoder:
 
     def taps(model: Any, x: Tensor, wanted: Sequence[int], norm: bool) -> list[Tensor]:
         raw = model.forward_intermediates(x, indices=list(wanted), norm=norm, output_fmt="NLC", intermediates_only=True)
-        return [normed(late, tap) for tap in raw] if norm else list(raw)
+        return [normed(_late_norm(model), tap) for tap in raw] if norm else list(raw)
 
     config = getattr(network, "pretrained_cfg", None) or {}
     about: dict[str, Any] = {

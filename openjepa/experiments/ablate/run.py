@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openjepa.errors import ConfigError, MissingExtra, nearest
+from openjepa.data.splits import open_splits
+from openjepa.errors import ConfigError, DataError, MissingExtra, nearest
+from openjepa.evaluation.evaluate import asked
+from openjepa.evaluation.labels import align
+from openjepa.evaluation.tokens import names_only
 from openjepa.experiments.ablate.cells import Cell, Expanded, expand, short_names
 from openjepa.experiments.ablate.grid import Grid, build_grid, find_grid, load_grid
 from openjepa.experiments.ablate.results import collect
@@ -91,6 +95,7 @@ def ablate(
     """
     say = on_line or _log.info
     expanded = _expand(grid, data, steps=steps, seeds=seeds, overrides=overrides)
+    _check_labels(expanded)
     store = Store(Path(out))
     with _opened(store):
         cells = _chosen(_all_cells(expanded), only)
@@ -158,6 +163,24 @@ def _expand(
             raise ConfigError(f"two grids are called '{loaded.name}': give one of them another name")
         out.append(expand(loaded, sources, steps=steps, overrides=overrides, beside=beside))
     return out
+
+
+def _check_labels(expanded: Sequence[Expanded]) -> None:
+    """Look at labels and classes of every data set before anything trains: each cell would fail only after its training.
+
+    Raises:
+        DataError: as :func:`openjepa.evaluation.labels.align`, with the data set's name.
+    """
+    for one in expanded:
+        if all(entry.data != "labelled" for entry in asked(one.grid.evaluation.what)):
+            continue
+        cells = {cell.data: cell for cell in one.cells.values() if cell.kind == "trained"}
+        for data, cell in cells.items():
+            try:
+                splits = open_splits(cell.recipe)
+                align(names_only(splits.train), names_only(splits.held_out))
+            except DataError as error:
+                raise DataError(f"grid '{one.grid.name}' cannot be scored on '{data}': {error}") from error
 
 
 def _all_cells(expanded: Sequence[Expanded]) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""Means with Student intervals, and the verdict on one comparison. Plain Python: scipy is not part of the base install."""
+"""Means with Student intervals, and the verdict on one comparison."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from openjepa.evaluation.intervals import t_quantile
+
 Word = Literal["confirmed", "refuted", "undecided"]
-CONFIDENCE = 0.95
 RULE = (
     "paired difference per seed: confirmed when its 95 % t-interval lies above 0 (the expected side), refuted when it lies "
     "below 0, else undecided"
@@ -39,29 +40,6 @@ class Verdict:
     effect: float | None
     seeds: tuple[int, ...]
     why: str = ""
-
-
-def central_t(t: float, df: int) -> float:
-    """P(|T| < t) for Student's t with an integer number of degrees of freedom (Abramowitz and Stegun 26.7.3-4)."""
-    theta = math.atan2(t, math.sqrt(df))
-    sine, cosine = math.sin(theta), math.cos(theta)
-    odd = df % 2 == 1
-    term, total = (cosine if odd else 1.0), 0.0
-    for k in range((df - 1) // 2 if odd else df // 2):
-        total += term
-        term *= cosine * cosine * ((2 * k + 2) / (2 * k + 3) if odd else (2 * k + 1) / (2 * k + 2))
-    return 2 / math.pi * (theta + sine * total) if odd else sine * total
-
-
-def t_quantile(df: int, confidence: float = CONFIDENCE) -> float:
-    """The t with P(|T| < t) = ``confidence``, by bisection to twelve digits; 4.303 for 2 degrees of freedom at 95 %."""
-    low, high = 0.0, 1.0
-    while central_t(high, df) < confidence:
-        high *= 2
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if central_t(middle, df) < confidence else (low, middle)
-    return (low + high) / 2
 
 
 def interval(values: Sequence[float]) -> Interval:

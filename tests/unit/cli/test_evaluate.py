@@ -61,3 +61,20 @@ def test_help_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "--baselines" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("gpu", "'gpu' is none of auto, cpu, cuda, cuda:N, mps"),
+        ("cuda:99", "'cuda:99' is not there"),
+        ("cpu:x", "none"),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_line(device, words):
+    from openjepa.errors import ConfigError
+    from openjepa.judging import choose_device
+
+    assert choose_device("cpu") == "cpu"
+    with pytest.raises(ConfigError, match=words):
+        choose_device(device)

@@ -10,7 +10,7 @@ import torch
 from openjepa.data import EvalTransform, open_source
 from openjepa.errors import ConfigError, DataError
 from openjepa.evaluation import Settings, evaluate, knn, linear, make_probe
-from openjepa.features import Features, cached_raw_pixels, extract, store
+from openjepa.features import Features, cached_extract, cached_raw_pixels, extract, store
 from openjepa.types import Batch
 
 NAMES = ("blue", "green", "red")
@@ -53,6 +53,17 @@ def test_features_are_computed_once_for_all_scores_and_runs(
     assert len(runs) == 2  # train and val, not once per evaluator
     assert call() == first
     assert len(runs) == 2
+
+
+def test_renamed_classes_of_a_list_are_not_read_from_the_cache(sources, encoder, normalise, transform, tmp_path):
+    source, found = sources[0], []
+    for names in (("Blue", "Green", "Red"), NAMES):  # corrected in the list; the images are the same
+        lines = [f"{source.path(i)} {names[source.label(i)]}" for i in range(len(source))]
+        (tmp_path / "list.txt").write_text("\n".join(lines))
+        listed = open_source(tmp_path / "list.txt")
+        options = {"transform": transform, "normalise": normalise, "cache_dir": tmp_path / "cache"}
+        found.append(cached_extract(encoder, listed, **options).classes)
+    assert found == [("Blue", "Green", "Red"), NAMES]
 
 
 def test_progress_names_subject_and_side(sources, encoder, normalise, transform):
@@ -276,6 +287,12 @@ def test_a_class_of_train_alone_is_a_note(sources, encoder, normalise, transform
     val = open_source(write(tmp_path / "fewer", ("green", "red"), 6, seed=1))
     for score in evaluate(encoder, normalise, sources[0], val, ["knn", "linear"], transform=transform):
         assert score.protocol["no_val_images_of"] == "blue"
+
+
+def test_a_seed_that_cannot_be_is_one_line():
+    for seed in (-1, 2**32):
+        with pytest.raises(ConfigError, match=f"seed of an evaluation .* got {seed}"):
+            Settings(seed=seed)
 
 
 def test_unknown_options_are_refused(sources, encoder, normalise, transform):

@@ -17,7 +17,7 @@ from PIL import Image
 import openjepa
 from openjepa.cli import main
 from openjepa.config.text import dump_yaml
-from openjepa.errors import RunError
+from openjepa.errors import DataError, RunError
 from openjepa.experiments.ablate import build_grid, plan, render
 from openjepa.experiments.ablate.cells import expand
 from openjepa.experiments.ablate.results import interpolate
@@ -145,6 +145,15 @@ def test_only_and_dry_run_choose_cells(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "o").exists()
     assert main([*arguments, "--only", "wyde"]) == 2
     assert "did you mean 'wide'" in capsys.readouterr().err
+
+
+def test_data_that_cannot_be_scored_is_refused_before_anything_trains(tmp_path: Path) -> None:
+    for i in range(6):
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (40 * i, 0, 0)).save(tmp_path / "flat" / f"{i}.png")
+    with pytest.raises(DataError, match=r"grid 'small' cannot be scored on '.*flat': the train samples have no labels"):
+        openjepa.ablate(TINY, tmp_path / "flat", out=tmp_path / "out", jobs=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_scores_at_an_equal_amount_lie_between_the_points_around_it() -> None:

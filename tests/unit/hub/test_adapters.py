@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,17 @@ def test_a_norm_behind_the_pooling_is_applied_to_every_token() -> None:
         x = batch()
         wanted = network.fc_norm(network.forward_features(x))[:, 1:]  # a register in front
         torch.testing.assert_close(encoder.forward_features(x), wanted)
+
+
+def test_a_copy_uses_its_own_norm_behind_the_pooling() -> None:
+    """Fine-tuning trains a copy: the norm that is applied must be the copy's, not the original's."""
+    encoder = open_encoder("timm:vit_wee_patch16_reg1_gap_256@random@32px").encoder
+    twin = copy.deepcopy(encoder)
+    with torch.no_grad():
+        twin.network.fc_norm.weight.zero_()
+        assert float(twin.forward_features(batch()).abs().max()) == 0
+        assert float(twin.forward_intermediates(batch(), 1)[0].abs().max()) == 0
+        assert float(encoder.forward_features(batch()).abs().max()) > 0
 
 
 @pytest.mark.parametrize(("name", "last"), [("resnet10t", False), ("swin_tiny_patch4_window7_224", True)])

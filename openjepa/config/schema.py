@@ -202,6 +202,8 @@ def _unread(recipe: Recipe) -> list[str]:
         )
     if target.layers > 1:
         wrong.append(f"joint_embedding projects the last layer: target.layers must be 1, not {target.layers}")
+    if objective.granularity != "token":
+        wrong.append("joint_embedding has no blocks to compare: set objective.granularity=token")
     if objective.pooled > 0:
         wrong.append("joint_embedding compares nothing but pooled features: set objective.pooled=0")
     if objective.kind == "info_nce" and objective.views == "centroid":

@@ -23,7 +23,7 @@ NUMBERS: tuple[tuple[str, str, int], ...] = (
     ("images seen", "samples", 0),
     ("loss", "loss", 4),
     ("RankMe", "health.rankme", 1),
-    ("RankMe, % of width", "health.rankme_share", 3),
+    ("RankMe / largest possible", "health.rankme_share", 3),
     ("LiDAR", "health.lidar", 1),
     ("alpha-ReQ", "health.alpha", 2),
     ("feature std", "health.feature_std", 3),
@@ -35,7 +35,7 @@ NUMBERS: tuple[tuple[str, str, int], ...] = (
 )
 # What is drawn over one another: (key, title, unit, scale)
 CURVES: tuple[tuple[str, str, str, float], ...] = (
-    ("health.rankme_share", "Effective rank of pooled features", "RankMe, % of width", 100),
+    ("health.rankme_share", "Effective rank of pooled features", "RankMe, % of the largest possible", 100),
     ("health.lidar", "Directions that tell images apart", "LiDAR", 1),
     ("health.alpha", "Decay of the spectrum", "α-ReQ", 1),
     ("loss", "Training loss", "loss per element", 1),

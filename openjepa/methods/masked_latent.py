@@ -1,4 +1,4 @@
-"""Masked latent prediction: the sentence every JEPA is (DESIGN §1), here for one encoder, one predictor, one EMA target.
+"""Masked latent prediction: the sentence every JEPA is (DESIGN §1), here for one encoder, one predictor, one target.
 
 I-JEPA (2301.08243): target h = LN(θ̄(x)); context z = θ(visible patches of x); prediction ẑ = φ(z, positions of the
 hidden patches); loss = Σ smooth-L1(ẑ, h at those positions) over blocks, tokens and channels.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from openjepa.config.schema import Recipe
+from openjepa.errors import ConfigError
 from openjepa.methods.base import Method, Panel
 from openjepa.models import NarrowPredictor, TokenHead, build_predictor
 from openjepa.models.transformer import gather_tokens
@@ -49,10 +50,19 @@ def stack_targets(group: MaskGroup, batch: int) -> Ids:
 
 
 class MaskedLatent(Method):
-    """I-JEPA, data2vec and their kin; every part is exchangeable by name (DESIGN §1)."""
+    """I-JEPA, data2vec and their kin; every part is exchangeable by name (DESIGN §1).
+
+    Raises:
+        ConfigError: the target averages more layers than the encoder has.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
+        if recipe.target.layers > self.online.depth:
+            raise ConfigError(
+                f"target.layers {recipe.target.layers} is more than the encoder's {self.online.depth} blocks: "
+                f"use {self.online.depth} or less"
+            )
         self.predictor = build_predictor(recipe.predictor, self.online, recipe.model)
         self._finish()
         self.pooled_head = _pooled_head(self.online.embed_dim) if recipe.objective.pooled > 0 else None
@@ -64,6 +74,12 @@ class MaskedLatent(Method):
         terms = [objective.pooled, *(term.weight for term in objective.regularisers)]
         batched = objective.kind == "info_nce" or self.recipe.target.transform == "centred"
         return batched or any(weight > 0 for weight in terms)
+
+    @property
+    def synchronised(self) -> bool:
+        """Regularisers see the rows of all processes; negatives and means over the batch those of one."""
+        objective = self.recipe.objective
+        return not (objective.pooled > 0 or objective.kind == "info_nce" or self.recipe.target.transform == "centred")
 
     def count(self, masks: Sequence[MaskGroup], rows: int) -> float:
         """Supervised elements: valid target tokens (or blocks) × paired contexts × elements the distance has per token."""

@@ -108,6 +108,7 @@ def _check(recipe: Recipe) -> None:
     """Raise ConfigError, in one line, for parts that pixel targets do not have."""
     objective = recipe.objective
     wrong = {
+        "target.layers above 1": recipe.target.layers > 1,
         "target.transform=centred": recipe.target.transform == "centred",
         "objective.granularity=block": objective.granularity == "block",
         "objective.pooled": objective.pooled > 0,

@@ -70,6 +70,7 @@ def test_comparison_says_what_differs_and_how_runs_ended(folder: Path) -> None:
     assert "model.dim" not in found.differences
     assert found.numbers["step"] == (12, 12, 12)
     assert all(value and value > 1 for value in found.numbers["RankMe"])
+    assert all(value and 0 < value <= 1 for value in found.numbers["RankMe / largest possible"])
     assert all(value and value >= 1 for value in found.numbers["LiDAR"])
     assert len(found.verdicts) == 3
     assert json.loads(json.dumps(found.to_json()))["differences"]["mask.ratio"][0] is None

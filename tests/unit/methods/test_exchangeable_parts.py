@@ -233,6 +233,12 @@ def test_parts_that_do_not_fit_are_named(override: tuple[str, ...], says: str) -
     assert "\n" not in str(error.value)
 
 
+def test_a_target_of_more_layers_than_there_are_is_refused() -> None:
+    build("target.layers=3")
+    with pytest.raises(ConfigError, match="target.layers 4 is more than the encoder's 3 blocks"):
+        build("target.layers=4")
+
+
 @pytest.mark.parametrize("kind", ["ema", "frozen", "self", "none"])
 @pytest.mark.parametrize("predictor", ["narrow", "linear", "none"])
 def test_a_model_directory_holds_what_the_method_has(kind: str, predictor: str, tmp_path: Path) -> None:

@@ -211,6 +211,7 @@ def test_panel_measures_views_and_judges_the_evaluation_crop(system: str) -> Non
         ("vicreg", "data.views=[{count: 1}]", "at least 2 are needed"),
         ("vicreg", "target.transform=layer_norm", "set target.transform=none"),
         ("vicreg", "target.layers=2", "target.layers must be 1"),
+        ("vicreg", "objective.granularity=block", "set objective.granularity=token"),
         ("vicreg", "objective.pooled=1", "set objective.pooled=0"),
         ("info_nce", "objective.views=centroid", "set objective.views=pairs"),
         ("info_nce", "data.views=[{count: 2}, {image_size: 8}]", "views of one size"),

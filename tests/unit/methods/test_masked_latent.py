@@ -88,12 +88,14 @@ def test_regularisers_are_weighted_by_the_count_and_declared() -> None:
     a, b = plain(data, [group], Progress(0, 1)), model(data, [group], Progress(0, 1))
     torch.testing.assert_close(b.loss_sum / b.count, a.loss_sum / a.count + 2.0 * b.terms["variance"])
     assert model.batch_statistics
+    assert model.synchronised  # the processes of a run share the statistic (tests/rank_harness.py: sharded_parts)
     assert not plain.batch_statistics
 
 
 def test_centred_targets_leave_nothing_to_position() -> None:
     model, (data, _) = method(target=TargetConfig(transform="centred")), batch()
     assert model.batch_statistics
+    assert not model.synchronised
     same = Batch({"image": data.inputs["image"][:1].expand(4, -1, -1, -1)}, data.ids, data.places)
     assert model.targets(same.inputs["image"])[1].abs().max() < 1e-5
     assert model.targets(data.inputs["image"])[1].mean(dim=0).abs().max() < 1e-5

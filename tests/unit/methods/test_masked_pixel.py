@@ -196,6 +196,7 @@ def test_other_masks_serve_too(kind: str) -> None:
     [
         ("target.transform=centred", "target.transform=centred"),
         ("objective.granularity=block", "objective.granularity=block"),
+        ("target.layers=2", "target.layers above 1"),
         ("objective.pooled=1", "objective.pooled"),
         ("objective.regularisers=[{kind: variance}]", "objective.regularisers"),
     ],

@@ -195,14 +195,14 @@ def _mistakes(grid: Grid) -> list[str]:
         for name in grid.evaluation.what
         if name not in EVALUATORS and name not in ALIASES
     ]
+    known = [ALIASES.get(name, name) for name in grid.evaluation.what]  # scores go by the first name
     for place, expected in enumerate(grid.expect):
         where = f"expect[{place}]"
         for side in (expected.better, expected.worse):
             if side not in grid.arms:
                 wrong.append(f"{where}: no arm is called '{side}'{nearest(side, grid.arms)}: {', '.join(grid.arms)}")
         for metric in filter(None, (expected.metric, expected.against)):
-            if not any(metric == name or metric.startswith(f"{name} ") for name in grid.evaluation.what):
-                known = grid.evaluation.what
+            if not any(metric == name or metric.startswith(f"{name} ") for name in known):
                 wrong.append(f"{where}.metric: '{metric}' is not measured by evaluation.what{nearest(metric, known)}")
         if expected.better == expected.worse and expected.against in (None, expected.metric):
             wrong.append(f"{where}: '{expected.better}' is compared with itself: name another arm or 'against'")

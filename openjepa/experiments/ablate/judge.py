@@ -19,7 +19,9 @@ from openjepa.evaluation import Score, Settings, write_scores
 from openjepa.evaluation import evaluate as score_encoder
 from openjepa.evaluation.score import SHARES
 from openjepa.experiments.ablate.cells import PIXELS
+from openjepa.experiments.ablate.store import read_json
 from openjepa.features import cached_raw_pixels
+from openjepa.hub.atomic import write_file
 from openjepa.training import read_run, train
 from openjepa.training.metrics import read_rows
 from openjepa.training.run import CHECKPOINTS, METRICS
@@ -39,6 +41,8 @@ def work(task: Mapping[str, Any]) -> dict[str, Any] | None:
     began, clock = time.perf_counter(), time.process_time()
     facts: dict[str, Any] = {"cost": {}}
     if task["kind"] == "trained":
+        if recipe.probe.every is not None:
+            _keep_probed_alike(Path(task["run_dir"]), task["evaluation"])
         trained = _train(recipe, judge, Path(task["run_dir"]), fresh=task["fresh"])
         if trained is None:
             return None
@@ -144,6 +148,18 @@ def _train(recipe: Recipe, judge: Judge, run_dir: Path, *, fresh: bool) -> dict[
         "curve": [_point(row) for row in rows if row.get("probes")],
         "cost": {"train": round(time.perf_counter() - began, 2)},
     }
+
+
+def _keep_probed_alike(run_dir: Path, evaluation: Mapping[str, Any]) -> None:
+    """Throw a run away whose scores on the way are another evaluation's: its curve would not lead to its end.
+
+    Cells that differ in the evaluation only share their run; ``<run>.json`` beside it remembers who measured on the way.
+    """
+    note = run_dir.with_name(f"{run_dir.name}.json")
+    now = {key: value for key, value in evaluation.items() if key != "points"}
+    if read_json(note) not in (None, now):
+        shutil.rmtree(run_dir, ignore_errors=True)
+    write_file(note, now)
 
 
 def _point(row: Mapping[str, Any]) -> dict[str, Any]:

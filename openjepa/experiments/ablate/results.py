@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from openjepa import __version__
+from openjepa.errors import nearest
 from openjepa.experiments.ablate.cells import PIXELS, RANDOM, Expanded, Place, short_names
 from openjepa.experiments.ablate.grid import Expectation
 from openjepa.experiments.ablate.stats import RULE, interval, judge
@@ -145,15 +146,18 @@ def _compare(
     verdict = judge(better, worse)
     asked = expected.model_dump(mode="json")
     if verdict is None:
-        return {
-            **asked,
-            "word": "undecided",
-            "why": "no seed has both",
-            "difference": None,
-            "effect": None,
-            "seeds": [],
-        }
+        why = _why_not(expected, [found[p.trained] for side in sides.values() for p in side.values()])
+        return {**asked, "word": "undecided", "why": why, "difference": None, "effect": None, "seeds": []}
     return {**asked, **asdict(verdict), "paired": [better[seed] - worse[seed] for seed in verdict.seeds]}
+
+
+def _why_not(expected: Expectation, results: Iterable[Mapping[str, Any] | None]) -> str:
+    """Why no seed could be compared: a score that nobody measured, or runs that are missing."""
+    known = list(dict.fromkeys(label for result in results if result is not None for label in result["values"]))
+    absent = [name for name in (expected.metric, expected.against) if name and known and name not in known]
+    if absent:
+        return f"no score is called '{absent[0]}'{nearest(absent[0], known)}: there are {', '.join(known)}"
+    return "no seed has both"
 
 
 def _at(

@@ -109,8 +109,9 @@ def _arm_table(results: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]
 
 
 def missing(data: Mapping[str, Any]) -> list[str]:
-    """What was not run or failed, a line each, with the reason."""
-    return [f"{arm['name']}, seed {seed}: {reason}" for arm in data["arms"] for seed, reason in arm["missing"].items()]
+    """What was not run or failed, and what could not be compared, a line each, with the reason."""
+    runs = [f"{arm['name']}, seed {seed}: {reason}" for arm in data["arms"] for seed, reason in arm["missing"].items()]
+    return runs + [f"{c['claim']}: {c['why']}" for c in data["comparisons"] if c["difference"] is None]
 
 
 def score_text(score: Mapping[str, Any] | None) -> str:

@@ -156,6 +156,26 @@ def test_data_that_cannot_be_scored_is_refused_before_anything_trains(tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+def test_scores_on_the_way_are_those_of_the_evaluation_that_is_asked(tmp_path: Path) -> None:
+    grid = {**TINY, "seeds": [0], "arms": {"narrow": TINY["arms"]["narrow"]}, "expect": []}
+    for what, label in (("knn", "knn"), ("retrieval", "retrieval mAP")):
+        asked = {**grid, "evaluation": {"what": [what], "k": 3, "points": 2}}
+        found = openjepa.ablate(asked, "scenes", out=tmp_path, jobs=1, threads=1).results[0]
+        curve = found["data"][0]["arms"][0]["curves"]["0"]
+        assert [point["step"] for point in curve] == [0, 2, 4]
+        assert all(label in point["values"] for point in curve)
+    assert len(openjepa.runs(tmp_path / "cells")) == 1
+
+
+def test_a_score_nobody_measures_is_said(done: tuple[Path, list[str]]) -> None:
+    expect = [{"better": "wide", "worse": "narrow", "metric": "knn recall", "claim": "width helps"}]
+    result = openjepa.ablate({**TINY, "expect": expect}, "scenes", out=done[0])
+    (comparison,) = result.results[0]["data"][0]["comparisons"]
+    assert (comparison["word"], comparison["difference"]) == ("undecided", None)
+    assert comparison["why"] == "no score is called 'knn recall': there are knn"
+    assert "width helps: no score is called" in (done[0] / "small" / "table.md").read_text()
+
+
 def test_scores_at_an_equal_amount_lie_between_the_points_around_it() -> None:
     curve = [{"seconds": s, "values": {"knn": v}} for s, v in ((0.0, 10.0), (4.0, 30.0), (8.0, 32.0))]
     assert interpolate(curve, "seconds", "knn", 3.0) == pytest.approx(25.0)

@@ -68,6 +68,14 @@ def test_mistakes_are_one_line_with_the_nearest_choice(tiny: dict[str, Any], cha
     assert "\n" not in str(caught.value)
 
 
+def test_second_names_of_evaluators_give_scores_of_the_first(tiny: dict[str, Any]) -> None:
+    claim = {"better": "wide", "worse": "narrow", "claim": "width helps"}
+    grid = {**tiny, "evaluation": {"what": ["logistic"]}}
+    assert build_grid({**grid, "expect": [{**claim, "metric": "linear"}]}).expect[0].metric == "linear"
+    with pytest.raises(ConfigError, match="'logistic' is not measured"):
+        build_grid({**grid, "expect": [{**claim, "metric": "logistic"}]})
+
+
 def test_bad_files_name_the_line(tmp_path: Path) -> None:
     path = tmp_path / "g.yaml"
     path.write_text("name: x\narms: {a: [}\n")

@@ -56,16 +56,7 @@ def _count(plain: str) -> float:
     masks = [masker(order, epoch=0, step=0)]
     count = method.count(masks, samples)  # reads ids, which have values
     with alone(), shapes_only, FlopCounterMode(display=False) as counter:  # shapes are nothing to exchange
-        batch = Batch(_inputs(recipe, samples), order, order)
-        method(batch, masks, Progress(0, 1), count).loss_sum.backward()
+        shape = (samples, recipe.data.channels)
+        inputs = {name: torch.empty(*shape, *side) for name, side in recipe.inputs.items()}
+        method(Batch(inputs, order, order), masks, Progress(0, 1), count).loss_sum.backward()
     return counter.get_total_flops() / samples
-
-
-def _inputs(recipe: Recipe, samples: int) -> dict[str, torch.Tensor]:
-    """Empty images of the sizes the method is shown."""
-    height, width = recipe.image_hw
-    sides = [
-        (view.image_size or height, view.image_size or width) for view in recipe.data.views for _ in range(view.count)
-    ]
-    names = {f"view{place}": side for place, side in enumerate(sides)} if sides else {"image": (height, width)}
-    return {name: torch.empty(samples, recipe.data.channels, *side) for name, side in names.items()}

@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import Generated, tiny_recipe
 
 from openjepa.cli import main
-from openjepa.config import Recipe, load_recipe
+from openjepa.config import Recipe, list_recipes, load_recipe
 from openjepa.experiments.diagnose import Limits, diagnose, diagnose_run
 from openjepa.training import train
 
@@ -135,9 +135,14 @@ def test_the_recipe_explains_a_symptom_and_is_a_risk_in_a_healthy_run(overrides:
     assert "what to keep an eye on:" in well.lines()
 
 
-@pytest.mark.parametrize("name", ["ijepa-tiny", "ijepa-vith14-in1k-paper", "ijepa-vits16-1gpu"])
+@pytest.mark.parametrize("name", [info.name for info in list_recipes()])
 def test_shipped_recipes_carry_no_risk(name: str) -> None:
     assert diagnose([*START, row(1000)], load_recipe(name)).causes == ()
+
+
+def test_a_predictor_is_wide_beside_an_encoder_named_by_size_too() -> None:
+    recipe = load_recipe("ijepa-vits16-1gpu", ("predictor.dim=384",))
+    assert [cause.key for cause in diagnose([*START, row(1000)], recipe).causes] == ["predictor.dim"]
 
 
 def test_limits_are_arguments() -> None:

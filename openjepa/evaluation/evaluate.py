@@ -136,7 +136,7 @@ def evaluate(
         log.warning("train and val are the same data (%s): the scores say nothing of new images", train_source.name)
     bench = Bench(
         encoder,
-        normalise,
+        normalise.to(device),  # fine-tuning uses it where the images are, without extracting features first
         transform,
         train_source,
         val_source,

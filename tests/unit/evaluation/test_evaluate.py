@@ -10,6 +10,8 @@ import torch
 from openjepa.data import EvalTransform, open_source
 from openjepa.errors import ConfigError, DataError
 from openjepa.evaluation import Settings, evaluate, knn, linear, make_probe
+from openjepa.evaluation.evaluate import EVALUATORS
+from openjepa.evaluation.request import Evaluator
 from openjepa.features import Features, cached_extract, cached_raw_pixels, extract, store
 from openjepa.types import Batch
 
@@ -293,6 +295,16 @@ def test_a_seed_that_cannot_be_is_one_line():
     for seed in (-1, 2**32):
         with pytest.raises(ConfigError, match=f"seed of an evaluation .* got {seed}"):
             Settings(seed=seed)
+
+
+def test_evaluators_that_encode_themselves_find_the_normalisation_on_the_device(
+    sources, encoder, normalise, transform, monkeypatch
+):
+    seen = []
+    run = lambda request: seen.extend(b.device.type for b in request.place.normalise.buffers()) or []  # noqa: E731
+    monkeypatch.setitem(EVALUATORS, "spy", Evaluator("spy", run, "encoder"))
+    evaluate(encoder, normalise, *sources, "spy", transform=transform, device="meta")  # no GPU is needed to tell
+    assert set(seen) == {"meta"}
 
 
 def test_unknown_options_are_refused(sources, encoder, normalise, transform):

@@ -71,7 +71,12 @@ def main() -> int:
         markup=False,
     )
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 >= found["peak"]
-    about = {"settings": vars(given), **found, "wall": time.perf_counter() - started, "machine": machine(torch.device("cpu"))}
+    about = {
+        "settings": vars(given),
+        **found,
+        "wall": time.perf_counter() - started,
+        "machine": machine(torch.device("cpu")),
+    }
     save("knn_memory_grid" if given.grid else "knn_memory", about)
     return int(found["peak"] > given.limit * GB)
 

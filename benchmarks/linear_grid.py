@@ -100,7 +100,14 @@ def main() -> None:
         stored[str(threads)] = {"machine": facts, "times": {name: asdict(t) for name, t in times.items()}}
         save("linear_grid", {"options": vars(options), "threads": stored})
     auto = "bf16" if multiplies_bf16(cpu) else "fp32"
-    head = ("setting", "1 head, processor", f"{options.heads} heads", "wall ratio", "processor ratio", "against an ordinary head")
+    head = (
+        "setting",
+        "1 head, processor",
+        f"{options.heads} heads",
+        "wall ratio",
+        "processor ratio",
+        "against an ordinary head",
+    )
     notes = (
         f"{EPOCHS} epochs of {options.samples:,} x {options.width}, {options.classes} classes, batches of {BATCH:,}",
         f"aim: ratio of at most {AIM} with batch norm and the products 'auto' picks here ({auto})",

@@ -15,7 +15,20 @@ if TYPE_CHECKING:
     from openjepa.api import cka, contamination, evaluate, inspect, load, pretrain, recipes, run, runs, verify
     from openjepa.experiments.ablate import ablate
 
-__all__ = ["__version__", "ablate", "evaluate", "inspect", "load", "pretrain", "recipes", "run", "runs", "verify"]
+__all__ = [
+    "__version__",
+    "ablate",
+    "cka",
+    "contamination",
+    "evaluate",
+    "inspect",
+    "load",
+    "pretrain",
+    "recipes",
+    "run",
+    "runs",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

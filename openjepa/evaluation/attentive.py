@@ -180,6 +180,8 @@ def train_probes(
     for epoch in range(grid.epochs):
         order = index[torch.randperm(len(index), generator=generator)]
         for tokens, y in data.batches(order, size):
+            if len(y) < 2:  # a rest of one (or what unreadable files left) has no batch statistics
+                continue
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * cosine(min(step, total), total)
             with _autocast(grid, device):

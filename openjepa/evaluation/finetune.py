@@ -58,7 +58,7 @@ class FineTune:
         if not self.lrs or any(not (math.isfinite(lr) and lr > 0) for lr in self.lrs):
             raise ConfigError(f"{NAME} needs learning rates above 0, got {list(self.lrs)}")
         bounds = (
-            ("epochs", self.epochs > 0),
+            ("epochs", 0 < self.epochs < math.inf),
             ("batch_size", self.batch_size >= 1),
             ("layer_decay", 0 < self.layer_decay <= 1),
             ("weight_decay", self.weight_decay >= 0),

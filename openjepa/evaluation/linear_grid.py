@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from openjepa.errors import ConfigError, nearest
+from openjepa.errors import ConfigError, TrainingError, nearest
 from openjepa.evaluation.choice import HELD_OUT, Outcome, at_edge, best, hold_out
 from openjepa.evaluation.heads import HeadGrid, Heads, OnEpoch, train_heads
 from openjepa.evaluation.labels import align, feature_protocol, score_of
@@ -61,6 +61,10 @@ def linear_grid(
         heads = train_heads(x, y, classes, grid, seed=seed, on_epoch=on_epoch)
     val_x, val_y = data.val_x.to(device), data.val_y.to(device)
     on_val = _outcomes(heads, val_x, val_y)
+    if on_val[chosen].diverged:
+        raise TrainingError(
+            f"{NAME}: the chosen head (lr {grid.pairs[chosen][0]:g}) diverged when trained on all of train: use smaller lrs"
+        )
     predicted = heads.logits(val_x, chosen).argmax(1).cpu()
     edge = at_edge(grid.pairs[chosen], grid.rates)
     if edge is not None:

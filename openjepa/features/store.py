@@ -102,6 +102,7 @@ def cached_extract(
         "tokens": tokens,
         "layers": layers,
         "precision": precision,
+        "device": torch.device(device).type,  # CUDA may multiply in TF32
     }
     return _cached(parts, source, transform, Path(cache_dir), compute)
 

@@ -28,6 +28,7 @@ def sides(photos: Path) -> list[object]:
             {"attentive-4", "mean-pool-grid"},
         ),
         (["mean-pool-grid", "--epochs", "1", "--clip", "1"], {"mean-pool-grid"}),
+        (["attentive", "--epochs", "1", "--train-batch", "2"], {"attentive", "mean-pool-grid"}),
         (["finetune", "--epochs", "1", "--train-batch", "8"], {"finetune"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -50,6 +51,7 @@ def test_scores(
     [
         (["linear-grid", "--lrs", "fast"], "--lrs fast: numbers separated by commas, such as 1e-3,3e-3"),
         (["linear-grid", "--lrs", "-1"], "learning rate"),
+        (["finetune", "--epochs", "inf"], "epochs cannot be inf"),
         (["attentive", "--heads", "5"], "heads"),
         (["finetune", "--layer-decay", "2"], "finetune: layer_decay cannot be 2.0"),
         (["finetune", "--head", "class"], "class token"),

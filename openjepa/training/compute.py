@@ -18,6 +18,16 @@ from openjepa.types import Batch, Progress
 _SAMPLES = 64  # masks differ between samples: one batch of them stands for all
 
 
+class _ShapesOnly(FakeTensorMode):
+    """Tensors without values.
+
+    Where there is no CUDA, torch's mode pretends a device. Autograd then starts a thread for it with the next backward
+    pass, and no process forked from this one can ever run another: nothing here is on a device, so nothing is pretended.
+    """
+
+    avoid_device_init = False
+
+
 def flops_per_sample(recipe: Recipe) -> float:
     """Floating-point operations of one sample's forward and backward pass, a multiply-add counted as two.
 
@@ -46,7 +56,7 @@ def _count(plain: str) -> float:
     """The count for a recipe as JSON."""
     recipe = Recipe.model_validate_json(plain)
     samples = recipe.train.batch_size
-    shapes_only = FakeTensorMode(allow_non_fake_inputs=True)
+    shapes_only = _ShapesOnly(allow_non_fake_inputs=True)
     with torch.device("meta"):
         method = build_method(recipe)
     with shapes_only:  # on the device "cpu", which autocast and generators know, and "meta" is not

@@ -21,15 +21,22 @@ import torch
 import torchvision.transforms.v2.functional  # noqa: F401  else every fork imports it again, a second each
 from tiny_runs import Generated, differences, in_child, tiny_recipe
 
+from openjepa.config import Recipe
 from openjepa.training import read_rows, train
+from openjepa.training.compute import flops_per_sample
 
-STEPS = 30
+STEPS = 40
+
+
+def attempted() -> Recipe:
+    """What is run."""
+    return tiny_recipe(f"train.length={STEPS} steps", "checkpoint.every=2 steps")
 
 
 def attempt(out: Path) -> None:
     """Start the run, or go on with whatever is there."""
     torch.set_num_threads(1)
-    recipe = tiny_recipe(f"train.length={STEPS} steps", "checkpoint.every=2 steps")
+    recipe = attempted()
     resume = out.is_dir() and any(out.iterdir())
     train(recipe, Generated(), out=out, resume=resume, console=False)
 
@@ -52,7 +59,9 @@ def kill_at_random(out: Path, dice: random.Random, longest: float) -> bool:
 
 def main(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     """Kill ``kills`` times, over as many runs as that takes; every run is finished and compared."""
-    dice, began = random.Random(seed), time.monotonic()
+    dice = random.Random(seed)
+    flops_per_sample(attempted())  # counted once here instead of in every fork: kills are to hit the training
+    began = time.monotonic()
     assert finish(folder / "whole") == 0
     length = 0.6 * (time.monotonic() - began)  # so that most runs are killed more than once
     done, runs, wrong, steps = 0, 0, [], []

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -56,3 +60,23 @@ def test_a_transformer_costs_what_the_formula_says() -> None:
     full = 2 * 12 * 64**2 * tokens * blocks
     encoder = 3 * full + 3 * full / 2  # the whole image with gradient, and the half that is context
     assert flops_per_sample(recipe) == pytest.approx(encoder, rel=0.1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_counting_leaves_processes_forked_later_able_to_train() -> None:
+    code = (
+        "import os, sys, torch\n"
+        "from openjepa.config import load_recipe\n"
+        "from openjepa.training.compute import flops_per_sample\n"
+        "flops_per_sample(load_recipe('ijepa-tiny'))\n"
+        "torch.ones(2, requires_grad=True).sum().backward()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    try:\n"
+        "        torch.ones(2, requires_grad=True).sum().backward()\n"
+        "        os._exit(0)\n"
+        "    except RuntimeError:\n"
+        "        os._exit(1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

@@ -104,7 +104,8 @@ def assemble(stack: ExitStack, request: Request) -> Parts:
     stack.callback(feed.close)
     metrics = _open_records(stack, recipe, plan, engine, directory, state, checkpoint)
     if checkpoint is not None:
-        restore_generators(checkpoint.states["generators"])
+        with feed.pause():  # its thread augments by torch's generator, seeded anew for every sample
+            restore_generators(checkpoint.states["generators"])
     saved = checkpoint is not None
     return Parts(engine, plan, schedule, state, feed, updater, meter, panel, normalise, reporter, metrics, saved)
 

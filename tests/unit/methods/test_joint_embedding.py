@@ -178,7 +178,7 @@ def test_small_views_are_compared_with_whole_ones_only() -> None:
     assert (len(predictions), len(targets)) == (4, 2)
     pairs = [(v, g) for v in range(4) for g in (0, 1) if v != g]
     cos = [torch.cosine_similarity(predictions[v], targets[g]).mean() for v, g in pairs]
-    close(run(model, data), float(2 * (2 - 2 * torch.stack(cos)).mean()))
+    close(run(model, data), float((2 * (2 - 2 * torch.stack(cos)).mean()).detach()))
 
 
 def test_a_batch_is_declared_to_matter_where_it_does() -> None:

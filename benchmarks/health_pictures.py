@@ -27,7 +27,7 @@ from openjepa.visualize.metrics import Metrics
 RUNS = Path(__file__).parent / "results" / "doctor" / "calibration"
 ASSETS = Path(__file__).parents[1] / "docs" / "assets"
 CHARTS = (
-    ("health.rankme_share", "Effective rank", "RankMe, % of the most possible", 100, {"sick below": 10.0}),
+    ("health.rankme_share", "Effective rank", "RankMe, % of largest", 100, {"sick below": 10.0}),
     ("against_cheats", "Loss against the best cheat", "loss / best cheat's", 1, {"no better": 1.0}),
     ("health.feature_std", "Deviation between images", "standard deviation", 1, {}),
     ("health.mean_cosine", "Likeness of images", "mean cosine", 1, {}),

@@ -67,7 +67,7 @@ _SPECS: tuple[_Spec, ...] = (
      (("health.loss_on_panel", "the model", BLUE, "-"), ("health.cheats.mean_target", "mean target", ORANGE, "--"),
       ("health.cheats.copy_nearest", "copy nearest", GREEN, ":"),
       ("health.cheats.position_only", "position only", PURPLE, "-.")), 1),
-    ("rank", "Effective rank of pooled features", "RankMe, % of the most possible",
+    ("rank", "Effective rank of pooled features", "RankMe, % of largest",
      "Number of directions that features really use. Rising or steady is good; falling towards zero is collapse.",
      False, (("health.rankme_share", "RankMe", BLUE, "-"),), 100),
     ("lidar", "Directions that tell images apart", "LiDAR",

@@ -49,9 +49,11 @@ def test_every_verb_works_on_a_run_of_joint_embedding(system: str, cli: Run, pho
     )
     assert code == 0, err
     assert "knn" in text
-    for verb in ("report", "curves"):
-        code, text, err = cli("visualize", verb, out)
+    for verb, ending in (("report", "html"), ("curves", "png")):
+        picture = tmp_path / f"{verb}.{ending}"
+        code, text, err = cli("visualize", verb, out, "--out", picture)
         assert code == 0, err
+        assert picture.stat().st_size > 0
     code, text, err = cli("runs", "show", out)
     assert code == 0, err
 

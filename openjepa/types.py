@@ -1,7 +1,7 @@
 """The data that flows between rooms: plain records of tensors, no behaviour beyond moving and slicing.
 
-Axis legend used throughout the package: B batch, C channels, H×W pixels, h×w patch grid, N = h·w tokens,
-K kept tokens (padded to the longest row), D encoder width, P predictor width.
+Axis legend used throughout the package: B batch, C channels, T frames, H×W pixels, t×h×w token grid (t tubelets; images
+have h×w only), N = t·h·w tokens, token id = (τ·h + row)·w + column, K kept tokens (padded to the longest row), D encoder width, P predictor width.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def _move(value: Any, device: torch.device | str) -> Any:
 class Batch:
     """One batch of samples on one device.
 
-    inputs: modality → tensor; ``"image"``: ``(B, C, H, W)`` uint8 (0..255) or float32 (0..1) until it is on the device,
-        then normalised float.
+    inputs: modality → tensor; ``"image"``: ``(B, C, H, W)``, ``"video"``: ``(B, C, T, H, W)`` uint8 (0..255) or float32
+        (0..1) until it is on the device, then normalised float.
     ids: ``(B,)`` int64, the sample's index in its source.
     places: ``(B,)`` int64, the sample's place in the epoch's order; mask positions are drawn from it.
     labels: ``(B,)`` int64 or None; -1 where a sample has none.
@@ -79,7 +79,10 @@ class MaskGroup:
     """Which tokens one input group shows to the encoder and which must be predicted.
 
     group: key into ``Batch.inputs``. contexts, targets: lists of :class:`Ids`. pairs: ``(context, target)`` list indices
-    that are predicted; mask_token: which learned mask token the queries use. grid: token grid the ids index.
+    that are predicted, each by itself, either every context with every target or the first with the first and so on.
+    grid: token grid the ids index, (h, w) or (t, h, w). mask_tokens: which learned mask token each pair uses (empty: 0).
+    weights: of each pair's summed loss (empty: 1). complement: in every row of every pair the valid ids of context and
+    target are, together, the whole grid, each id once; predictors then need no padding.
     """
 
     contexts: list[Ids]
@@ -87,7 +90,9 @@ class MaskGroup:
     pairs: list[tuple[int, int]]
     grid: tuple[int, ...]
     group: str = "image"
-    mask_token: int = 0
+    mask_tokens: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+    complement: bool = False
     stats: Mapping[str, float] = field(default_factory=dict)  # e.g. context_share, context_kept, target_share
 
     def to(self, device: torch.device | str) -> MaskGroup:
@@ -152,5 +157,9 @@ class Encoder(Protocol):
     patch_size: tuple[int, int]
 
     def forward_features(self, x: Tensor, keep: Ids | None = None) -> Tensor:
-        """``(B, C, H, W)`` normalised → ``(B, N, D)`` patch tokens after the final norm; ``keep`` encodes only those."""
+        """``(B, C, H, W)`` normalised → ``(B, N, D)`` patch tokens after the final norm; ``keep`` encodes only those.
+
+        Encoders of video take ``(B, C, T, H, W)``, have ``tubelet_size`` (frames per token), and see an image as a clip of
+        one tubelet.
+        """
         ...

@@ -37,6 +37,37 @@ class ViewConfig(Part):
     augment: AugmentConfig = AugmentConfig()
 
 
+class ClipConfig(Part):
+    """A clip of a video: how many frames, how far apart, from where. With it a recipe is one for video."""
+
+    frames: int = Field(16, ge=1, description="frames per clip")
+    fps: float | None = Field(
+        None, gt=0, description="frames per second of a clip, by presentation time; none: every stride-th frame"
+    )
+    stride: int | None = Field(None, ge=1, description="take every n-th frame of the file (instead of fps); none: 1")
+    sampling: Literal["random", "centre", "start"] = Field(
+        "random", description="where a training clip begins; evaluation spreads its clips evenly over the video"
+    )
+    short: Literal["repeat", "loop", "skip"] = Field(
+        "repeat",
+        description="videos shorter than a clip: repeat the last frame, begin again, or skip the file; each is counted",
+    )
+
+
+class StreamConfig(Part):
+    """One of several data sets that are trained on together. What is none is taken from ``data``."""
+
+    source: str | None = Field(None, description="folder, list file or built-in; none: the DATA argument")
+    kind: Literal["clips", "images"] = Field(
+        "clips", description="videos, or images: each then is a clip of one tubelet, not of data.clip.frames"
+    )
+    weight: float = Field(1.0, gt=0, description="share of every batch, beside the weights of the other streams")
+    frames: int | None = Field(None, ge=1, description="frames per clip")
+    fps: float | None = Field(None, gt=0, description="frames per second of a clip")
+    stride: int | None = Field(None, ge=1, description="every n-th frame")
+    image_size: int | None = Field(None, ge=1, description="pixels per side")
+
+
 class DataConfig(Part):
     """Where samples come from and how they become tensors."""
 
@@ -53,6 +84,14 @@ class DataConfig(Part):
         "bilinear", description="resampling filter (always anti-aliased)"
     )
     augment: AugmentConfig = AugmentConfig()
+    clip: ClipConfig | None = Field(None, description="video: what a clip is; none: images")
+    streams: tuple[StreamConfig, ...] = Field(
+        (), description="several data sets, lengths of clips, or images beside clips, in every step; empty: one"
+    )
+    placement: Literal["mix", "ranks"] = Field(
+        "mix",
+        description="streams over processes: each takes its part of every stream, or each works on one stream only",
+    )
     views: tuple[ViewConfig, ...] = Field(
         (),
         description="joint embedding: random views drawn of every image instead of one (data.augment is then unused)",
@@ -111,10 +150,53 @@ class BlockMask(Part):
     aspect: PositiveRange = Field((0.3, 1 / 0.3), description="height over width of a block")
 
 
+class TubeGroup(Part):
+    """Blocks of one kind, cut through time; their union is hidden and predicted, as one mask pair."""
+
+    blocks: int = Field(8, ge=1, description="blocks per clip")
+    spatial_scale: ShareRange = Field((0.15, 0.15), description="area of a block as a share of the frame")
+    temporal_scale: ShareRange = Field((1.0, 1.0), description="length of a block as a share of the clip (1: tubes)")
+    aspect: PositiveRange = Field((0.75, 1.5), description="height over width of a block")
+    keep_time: Share = Field(1.0, description="causal: only this first share of the clip may be context (1: all of it)")
+    max_keep: int | None = Field(None, ge=1, description="at most this many context tokens; none: no limit")
+
+
+class TubesMask(Part):
+    """V-JEPA multi-block masks in space and time (2404.08471 §3.2); every group of blocks is a mask pair of its own."""
+
+    kind: Literal["tubes"] = "tubes"
+    groups: tuple[TubeGroup, ...] = Field(
+        (TubeGroup(), TubeGroup(blocks=2, spatial_scale=(0.7, 0.7))),
+        min_length=1,
+        description="short-range (8 x .15) and long-range (2 x .7) as published",
+    )
+    union: bool = Field(False, description="one pair: the union of all groups' blocks is hidden, the rest is context")
+    complement: Literal["none", "target", "context"] = Field(
+        "none",
+        description="after cutting: 'target' predicts everything that is not context (published full_complement), "
+        "'context' shows everything that is not target (pred_full_complement)",
+    )
+    invert: bool = Field(False, description="swap context and target (published inv_block)")
+    context_mode: Literal["subset", "padded", "release"] = Field(
+        "padded",
+        description="unequal sizes: 'padded' keeps all tokens with attention masks, 'subset' cuts at random to the batch "
+        "minimum, 'release' keeps the first ids (the published code: loses the latest frames)",
+    )
+
+
+class RandomTubeMask(Part):
+    """Random patches, the same in every frame (VideoMAE 2203.12602 §3.3)."""
+
+    kind: Literal["random_tube"] = "random_tube"
+    ratio: Share = Field(0.9, description="share of patches hidden")
+
+
 class NoMask(Part):
     """Nothing is hidden: the context is the whole image, and so is the target."""
 
     kind: Literal["none"] = "none"
 
 
-MaskConfig = Annotated[MultiblockMask | RandomMask | BlockMask | NoMask, Field(discriminator="kind")]
+MaskConfig = Annotated[
+    MultiblockMask | RandomMask | BlockMask | TubesMask | RandomTubeMask | NoMask, Field(discriminator="kind")
+]

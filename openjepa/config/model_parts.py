@@ -21,8 +21,18 @@ class ModelConfig(Part):
     heads: int | None = Field(None, ge=1, description="attention heads; overrides the named size")
     mlp_ratio: float | None = Field(None, gt=0, description="MLP hidden width over width; overrides the named size")
     drop_path: Share = Field(0.0, description="stochastic depth at the last block, linear over depth")
-    positions: Literal["sincos2d", "learned"] = Field(
-        "sincos2d", description="position table added to the patch tokens"
+    tubelet_size: int = Field(2, ge=1, description="video: frames per token")
+    positions: Literal["sincos2d", "sincos3d", "rope3d", "learned"] = Field(
+        "sincos2d",
+        description="tables added to the patch tokens, or 'rope3d': rotary positions in every attention (V-JEPA 2); "
+        "video needs sincos3d or rope3d",
+    )
+    uniform_power: bool = Field(
+        True, description="sincos3d: equally many channels for time, row and column (published); false: half for time"
+    )
+    rope_pairing: Literal["interleaved", "tiled"] = Field(
+        "interleaved",
+        description="rope3d: one angle per pair of channels, or V-JEPA 2's published table, where the two of a pair differ",
     )
     position_order: Literal["column_first", "row_first"] = Field(
         "column_first", description="which axis the first half of sincos channels encodes: I-JEPA column, V-JEPA row"
@@ -44,6 +54,13 @@ class NarrowPredictorConfig(Part):
     depth: int = Field(6, ge=1, description="blocks")
     heads: int | None = Field(None, ge=1, description="attention heads; none: as many as the encoder")
     mlp_ratio: float = Field(4.0, gt=0, description="MLP hidden width over width")
+    mask_tokens: int = Field(1, ge=1, description="learned mask tokens: one for all, or one for each mask pair")
+    mask_token_index: Literal["pair", "release"] = Field(
+        "pair",
+        description="which token a mask pair uses: its own number (modulo mask_tokens), or as V-JEPA 2's training code "
+        "does, the number of its clip length",
+    )
+    mask_token_init: Literal["normal", "zero"] = Field("normal", description="'zero' as published for video")
 
 
 class LinearPredictorConfig(Part):
@@ -162,5 +179,14 @@ class ObjectiveConfig(Part):
         0.0,
         ge=0,
         description="weight of predicting the mean-pooled target (standardised over the batch) from the mean-pooled context",
+    )
+    reduction: Literal["element", "pair"] = Field(
+        "element",
+        description="mean over all predicted elements, or over each mask pair first (V-JEPA: pairs weigh alike)",
+    )
+    variance: float = Field(
+        0.0,
+        ge=0,
+        description="weight of max(0, 1 - deviation of the predictions over a sample's tokens) (V-JEPA's optional term)",
     )
     regularisers: tuple[RegulariserConfig, ...] = Field((), description="extra terms with batch statistics")

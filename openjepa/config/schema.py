@@ -5,21 +5,27 @@ Field descriptions are the help texts of the command line and of the reference p
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from openjepa.config.data_parts import (
     AugmentConfig,
     BlockMask,
+    ClipConfig,
     DataConfig,
     MaskConfig,
     MultiblockMask,
     NoMask,
     RandomMask,
+    RandomTubeMask,
+    StreamConfig,
+    TubeGroup,
+    TubesMask,
     ViewConfig,
 )
 from openjepa.config.duration import Duration
+from openjepa.config.misfits import misfits
 from openjepa.config.model_parts import (
     LinearPredictorConfig,
     ModelConfig,
@@ -38,6 +44,7 @@ __all__ = [
     "AugmentConfig",
     "BlockMask",
     "CheckpointConfig",
+    "ClipConfig",
     "DataConfig",
     "HealthConfig",
     "LinearPredictorConfig",
@@ -57,12 +64,17 @@ __all__ = [
     "ProbeConfig",
     "ProjectorConfig",
     "RandomMask",
+    "RandomTubeMask",
     "Recipe",
     "RegulariserConfig",
     "Share",
     "ShareRange",
+    "StageConfig",
+    "StreamConfig",
     "TargetConfig",
     "TrainConfig",
+    "TubeGroup",
+    "TubesMask",
     "ViewConfig",
 ]
 
@@ -73,8 +85,8 @@ class OptimConfig(Part):
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     start_lr: float = Field(1e-4, ge=0, description="learning rate at the first warm-up step")
     final_lr: float = Field(1e-6, ge=0, description="learning rate at the end")
-    schedule: Literal["cosine", "constant", "wsd"] = Field(
-        "cosine", description="after warm-up: cosine to final_lr, constant, or stable then linear decay"
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
+        "cosine", description="after warm-up: cosine or straight to final_lr, constant, or stable then linear decay"
     )
     warmup: Duration = Field(Duration(10, "percent"), description="length of the linear warm-up")
     decay: Duration = Field(Duration(10, "percent"), description="wsd only: length of the final decay")
@@ -155,71 +167,23 @@ class ProbeConfig(Part):
     knn_k: int = Field(20, ge=1, description="neighbours")
 
 
-_FITTING = {  # method: kinds of predictor and of target that make sense with it
-    "masked_latent": (("narrow", "linear", "none"), ("ema", "frozen", "self", "none")),
-    "masked_pixel": (("pixel",), ("pixels",)),
-    "joint_embedding": (("projector",), ("ema", "self", "none")),
-}
+class StageConfig(Part):
+    """One stage of a run that changes its recipe on the way (V-JEPA 2: constant phase, then cooldown)."""
 
-
-def _misfits(recipe: Recipe) -> list[str]:
-    """Parts that cannot work together, one sentence each."""
-    predictors, targets = _FITTING[recipe.method]
-    wrong = []
-    if recipe.predictor.kind not in predictors:
-        wrong.append(
-            f"predictor.kind {recipe.predictor.kind} does not go with method {recipe.method}: {', '.join(predictors)}"
-        )
-    if recipe.target.kind not in targets:
-        wrong.append(f"target.kind {recipe.target.kind} does not go with method {recipe.method}: {', '.join(targets)}")
-    if recipe.target.weights is not None and recipe.target.kind != "frozen":
-        wrong.append(f"target.weights is read by target.kind frozen only, not {recipe.target.kind}")
-    views = sum(view.count for view in recipe.data.views)
-    if recipe.method == "joint_embedding":
-        if views < 2:
-            wrong.append(
-                f"method joint_embedding compares views of an image: data.views gives {views}, at least 2 are needed"
-            )
-        if recipe.mask.kind != "none":
-            wrong.append(f"method joint_embedding hides no patches: set mask.kind=none, not {recipe.mask.kind}")
-        wrong += _unread(recipe)
-    elif views:
-        wrong.append(f"data.views is read by method joint_embedding only, not {recipe.method}")
-    elif recipe.mask.kind == "none" and recipe.predictor.kind != "narrow":
-        wrong.append("mask.kind none hides nothing to predict: choose multiblock, random or block")
-    if recipe.objective.kind == "info_nce" and recipe.method == "masked_pixel":
-        wrong.append("objective.kind info_nce does not go with method masked_pixel")
-    return wrong
-
-
-def _unread(recipe: Recipe) -> list[str]:
-    """What joint embedding would silently leave out."""
-    target, objective = recipe.target, recipe.objective
-    wrong = []
-    if target.transform != "none":
-        wrong.append(
-            f"joint_embedding compares projections as they are: set target.transform=none, not {target.transform}"
-        )
-    if target.layers > 1:
-        wrong.append(f"joint_embedding projects the last layer: target.layers must be 1, not {target.layers}")
-    if objective.granularity != "token":
-        wrong.append("joint_embedding has no blocks to compare: set objective.granularity=token")
-    if objective.pooled > 0:
-        wrong.append("joint_embedding compares nothing but pooled features: set objective.pooled=0")
-    if objective.kind == "info_nce" and objective.views == "centroid":
-        wrong.append("objective.kind info_nce tells views apart, and a centroid is none: set objective.views=pairs")
-    if objective.kind == "info_nce" and len(set(recipe.inputs.values())) > 1:
-        wrong.append("objective.kind info_nce compares views of one size: give all data.views the same image_size")
-    return wrong
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="how the stage and its folder are called")
+    changes: dict[str, Any] = Field(
+        default_factory=dict, description="recipe keys of this stage that differ, dotted: data.clip.frames: 64"
+    )
+    keep_optimizer: bool = Field(True, description="go on with the optimizer state of the stage before")
 
 
 class Recipe(Part):
     """A whole experiment. ``config.yaml`` of a run is one of these, resolved and re-runnable."""
 
     name: str = Field(description="how the recipe is called")
-    system: Literal["ijepa", "mae", "data2vec", "vicreg", "byol", "info_nce", "lejepa"] = Field(
-        "ijepa", description="which published system the parts make up (a name; the parts below decide)"
-    )
+    system: Literal[
+        "ijepa", "mae", "data2vec", "vicreg", "byol", "info_nce", "lejepa", "vjepa", "vjepa2", "videomae"
+    ] = Field("ijepa", description="which published system the parts make up (a name; the parts below decide)")
     method: Literal["masked_latent", "masked_pixel", "joint_embedding"] = Field(
         "masked_latent",
         description="which composition: predict features of hidden patches, predict their pixels, or embed views of an "
@@ -241,6 +205,9 @@ class Recipe(Part):
     log: LogConfig = LogConfig()
     health: HealthConfig = HealthConfig()
     probe: ProbeConfig = ProbeConfig()
+    stages: tuple[StageConfig, ...] = Field(
+        (), description="train in stages, each with some keys changed, from the weights of the one before; empty: one"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -256,7 +223,7 @@ class Recipe(Part):
         missing = [f"model.{name}" for name in ("dim", "depth", "heads") if getattr(self.model, name) is None]
         if self.model.arch is None and missing:
             wrong.append(f"model.arch is none, so {' and '.join(missing)} must be given")
-        wrong += _misfits(self)
+        wrong += misfits(self)
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -273,8 +240,23 @@ class Recipe(Part):
         return "target" if self.target.averaged else "online"
 
     @property
-    def inputs(self) -> dict[str, tuple[int, int]]:
-        """Names of the image groups in a training batch, with height and width: ``image``, or one per view."""
+    def video(self) -> bool:
+        """Whether the encoder takes clips."""
+        return self.data.clip is not None
+
+    @property
+    def frames(self) -> int | None:
+        """Frames of a clip, None for images."""
+        return None if self.data.clip is None else self.data.clip.frames
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Names of the inputs of a sample, with their shape behind batch and channels.
+
+        ``image`` (H, W); ``video`` (T, H, W); or one (H, W) per view.
+        """
+        if self.data.clip is not None:
+            return {"video": (self.data.clip.frames, *self.image_hw)}
         if not self.data.views:
             return {"image": self.image_hw}
         sides = [
@@ -285,7 +267,8 @@ class Recipe(Part):
         return {f"view{number}": side for number, side in enumerate(sides)}
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Patch grid (h, w); leftover pixels are dropped by the stem, as in the published code."""
+    def grid(self) -> tuple[int, ...]:
+        """Token grid, (h, w) or (t, h, w); leftover pixels and frames are dropped by the stem, as in the published code."""
         height, width = self.image_hw
-        return height // self.model.patch_size, width // self.model.patch_size
+        plane = height // self.model.patch_size, width // self.model.patch_size
+        return plane if self.frames is None else (self.frames // self.model.tubelet_size, *plane)

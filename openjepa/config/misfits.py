@@ -1,0 +1,110 @@
+"""Parts of a recipe that cannot work together, each said in one sentence that names the key to change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openjepa.config.schema import Recipe
+
+_FITTING = {  # method: kinds of predictor and of target that make sense with it
+    "masked_latent": (("narrow", "linear", "none"), ("ema", "frozen", "self", "none")),
+    "masked_pixel": (("pixel",), ("pixels",)),
+    "joint_embedding": (("projector",), ("ema", "self", "none")),
+}
+
+
+def misfits(recipe: Recipe) -> list[str]:
+    """Parts of a recipe that cannot work together, one sentence each."""
+    return [
+        *_methods(recipe),
+        *(_without_clips(recipe) if recipe.data.clip is None else _with_clips(recipe)),
+        *_stages(recipe),
+    ]
+
+
+def _methods(recipe: Recipe) -> list[str]:
+    """Predictors, targets, views and masks that a method has no use for."""
+    predictors, targets = _FITTING[recipe.method]
+    wrong = []
+    if recipe.predictor.kind not in predictors:
+        wrong.append(
+            f"predictor.kind {recipe.predictor.kind} does not go with method {recipe.method}: {', '.join(predictors)}"
+        )
+    if recipe.target.kind not in targets:
+        wrong.append(f"target.kind {recipe.target.kind} does not go with method {recipe.method}: {', '.join(targets)}")
+    if recipe.target.weights is not None and recipe.target.kind != "frozen":
+        wrong.append(f"target.weights is read by target.kind frozen only, not {recipe.target.kind}")
+    views = sum(view.count for view in recipe.data.views)
+    if recipe.method == "joint_embedding":
+        if views < 2:
+            wrong.append(
+                f"method joint_embedding compares views of an image: data.views gives {views}, at least 2 are needed"
+            )
+        if recipe.mask.kind != "none":
+            wrong.append(f"method joint_embedding hides no patches: set mask.kind=none, not {recipe.mask.kind}")
+        wrong += _unread(recipe)
+    elif views:
+        wrong.append(f"data.views is read by method joint_embedding only, not {recipe.method}")
+    elif recipe.mask.kind == "none" and recipe.predictor.kind != "narrow":
+        wrong.append("mask.kind none hides nothing to predict: choose multiblock, random or block")
+    if recipe.objective.kind == "info_nce" and recipe.method == "masked_pixel":
+        wrong.append("objective.kind info_nce does not go with method masked_pixel")
+    return wrong
+
+
+def _without_clips(recipe: Recipe) -> list[str]:
+    """What goes with clips only."""
+    model, wrong = recipe.model, []
+    if recipe.mask.kind in ("tubes", "random_tube"):
+        wrong.append(f"mask.kind {recipe.mask.kind} is for clips: set data.clip.frames, or choose multiblock or random")
+    if model.positions in ("sincos3d", "rope3d"):
+        wrong.append(f"model.positions {model.positions} is for clips: set data.clip.frames, or choose sincos2d")
+    if recipe.data.streams:
+        wrong.append("data.streams is read by video recipes only: set data.clip.frames")
+    return wrong
+
+
+def _with_clips(recipe: Recipe) -> list[str]:
+    """What never goes with clips, and clips that cannot be."""
+    clip, model, wrong = recipe.data.clip, recipe.model, []
+    assert clip is not None
+    for key, part in [("data.clip", clip), *((f"data.streams[{n}]", s) for n, s in enumerate(recipe.data.streams))]:
+        if part.fps is not None and part.stride is not None:
+            wrong.append(f"{key}.fps and {key}.stride exclude each other: set one of them to none")
+        if part.frames is not None and part.frames < model.tubelet_size:
+            wrong.append(f"{key}.frames {part.frames} is fewer than model.tubelet_size {model.tubelet_size}")
+    if model.positions not in ("sincos3d", "rope3d"):
+        wrong.append(f"clips need model.positions sincos3d or rope3d, not {model.positions}")
+    if recipe.mask.kind in ("multiblock", "block"):
+        wrong.append(f"mask.kind {recipe.mask.kind} is for images: choose tubes, random_tube or random for clips")
+    if recipe.method == "joint_embedding":
+        wrong.append("method joint_embedding compares views of images: it has no clips (unset data.clip)")
+    return wrong
+
+
+def _stages(recipe: Recipe) -> list[str]:
+    """Stages of one name."""
+    names = [stage.name for stage in recipe.stages]
+    return [f"recipe stages need names of their own, not {', '.join(names)}"] if len(set(names)) < len(names) else []
+
+
+def _unread(recipe: Recipe) -> list[str]:
+    """What joint embedding would silently leave out."""
+    target, objective = recipe.target, recipe.objective
+    wrong = []
+    if target.transform != "none":
+        wrong.append(
+            f"joint_embedding compares projections as they are: set target.transform=none, not {target.transform}"
+        )
+    if target.layers > 1:
+        wrong.append(f"joint_embedding projects the last layer: target.layers must be 1, not {target.layers}")
+    if objective.granularity != "token":
+        wrong.append("joint_embedding has no blocks to compare: set objective.granularity=token")
+    if objective.pooled > 0:
+        wrong.append("joint_embedding compares nothing but pooled features: set objective.pooled=0")
+    if objective.kind == "info_nce" and objective.views == "centroid":
+        wrong.append("objective.kind info_nce tells views apart, and a centroid is none: set objective.views=pairs")
+    if objective.kind == "info_nce" and len(set(recipe.inputs.values())) > 1:
+        wrong.append("objective.kind info_nce compares views of one size: give all data.views the same image_size")
+    return wrong

@@ -192,6 +192,29 @@ class Unstack:
 
 
 @dataclass(frozen=True)
+class Sole:
+    """``source``, number 0 of a numbered set, becomes ``target`` where it is the only one of the set.
+
+    For sets that have another name with one member: ``mask_tokens.0`` alone is ``mask_token``.
+    """
+
+    source: str
+    target: str
+    back: bool = False
+
+    def apply(self, work: Work) -> None:
+        """Rename, unless there is a number 1 too."""
+        name, origin = (self.source, self.target) if self.back else (self.target, self.source)
+        second = f"{self.source.removesuffix('0')}1"
+        if origin in work.pending and second not in work.pending:
+            work.put(name, work.pending.pop(origin), origin)
+
+    def inverse(self) -> Sole:
+        """The other way round."""
+        return Sole(self.source, self.target, not self.back)
+
+
+@dataclass(frozen=True)
 class Drop:
     """Keys that match ``source`` are left out, for a ``reason`` that is recorded; ``ours`` is our name for them."""
 

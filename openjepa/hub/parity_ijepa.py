@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from openjepa.config.duration import Duration
@@ -29,11 +28,12 @@ from openjepa.errors import CheckpointError
 from openjepa.hub.golden import Golden, Ledger, register_check
 from openjepa.hub.keymaps import Dropped
 from openjepa.hub.official import IJEPA_OFFICIAL
+from openjepa.hub.parity_parts import compare_gradients, compare_positions, describe, published, read_ids, read_size
 from openjepa.hub.strict import load_strict
 from openjepa.methods import MaskedLatent
 from openjepa.models.transformer import gather_tokens
 from openjepa.optim import Schedule, build_optimizer, set_schedule
-from openjepa.types import Batch, Ids, MaskGroup, Progress
+from openjepa.types import Batch, MaskGroup, Progress
 
 _SECTIONS = ("encoder", "predictor", "target_encoder")
 
@@ -57,7 +57,7 @@ def check_ijepa(golden: Golden, ledger: Ledger) -> None:
     method = MaskedLatent(recipe)
     dropped = _load(golden, method)
     steps = [_step(golden, ledger, number, method) for number in range(max(_count_steps(golden), 1))]
-    _check_positions(method, dropped, ledger)
+    compare_positions(method, dropped, ledger)
     _check_forward(method, steps[0], ledger)
     _check_training(golden, method, steps, ledger)
 
@@ -69,19 +69,13 @@ def _recipe(golden: Golden) -> Recipe:
         raise CheckpointError(
             f"'{golden.path}' is malformed: images.0 has shape {tuple(first.shape)}, not (B, C, H, W)"
         )
-    if golden.number("layer_norm_eps") != 1e-6:
-        eps = golden.number("layer_norm_eps")
-        raise CheckpointError(f"'{golden.path}': layer_norm_eps {eps} is not I-JEPA's, which is 1e-06")
-    size = golden.need("image_size")
     channels = first.shape[1]
-    try:
-        return Recipe(
+    return describe(
+        golden,
+        lambda: Recipe(
             name="parity",
             data=DataConfig(
-                image_size=size if isinstance(size, int) else tuple(size),
-                channels=channels,
-                mean=(0.5,) * channels,
-                std=(0.25,) * channels,
+                image_size=read_size(golden), channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels
             ),
             model=ModelConfig(
                 arch=None,
@@ -99,10 +93,8 @@ def _recipe(golden: Golden) -> Recipe:
             objective=_objective(golden),
             optim=_optim(golden),
             target=_target(golden),
-        )
-    except (ValidationError, TypeError) as error:
-        what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise CheckpointError(f"'{golden.path}' is malformed: meta.json describes no model ({what})") from error
+        ),
+    )
 
 
 def _objective(golden: Golden) -> ObjectiveConfig:
@@ -192,24 +184,6 @@ def _step(golden: Golden, ledger: Ledger, number: int, method: MaskedLatent) -> 
     return _Step(Batch({"image": images}, order, order), MaskGroup(contexts, targets, pairs, method.online.grid))
 
 
-def _ids(golden: Golden, name: str, batch: int, tokens: int) -> Ids:
-    """One mask; its ids must be tokens of the grid."""
-    index = golden.tensor(name)
-    good = index.dtype == torch.int64 and index.ndim == 2 and len(index) == batch and index.numel() > 0
-    if not good or int(index.min()) < 0 or int(index.max()) >= tokens:
-        raise CheckpointError(
-            f"'{golden.path}' is malformed: {name} {tuple(index.shape)} {index.dtype} is not (B, K) ids below {tokens}"
-        )
-    return Ids(index)
-
-
-def _check_positions(method: MaskedLatent, dropped: Mapping[str, Dropped], ledger: Ledger) -> None:
-    """The position tables of the checkpoint against those we compute."""
-    buffers = dict(method.named_buffers())
-    for name, drop in dropped.items():
-        ledger.compare_with(f"checkpoint.{name}", buffers.get(name), drop.tensor)
-
-
 @torch.no_grad()
 def _check_forward(method: MaskedLatent, step: _Step, ledger: Ledger) -> None:
     """Encoder, masked encoder, target and predictor on the first step's input."""
@@ -238,7 +212,7 @@ def _check_training(golden: Golden, method: MaskedLatent, steps: list[_Step], le
         (output.loss_sum / output.count).backward()
         losses.append(float(output.loss_sum.detach()) / output.count)
         if number == 0:
-            _check_gradients(method, ledger)
+            compare_gradients(method, IJEPA_OFFICIAL, ledger)
         if count:
             optimizer.step()
             method.after_step(schedule.momentum(number))
@@ -247,21 +221,12 @@ def _check_training(golden: Golden, method: MaskedLatent, steps: list[_Step], le
         _check_weights(method, ledger)
 
 
-def _check_gradients(method: MaskedLatent, ledger: Ledger) -> None:
-    """Every ``grad.*`` of the file, by the published names."""
-    gradients = {name: parameter.grad for name, parameter in method.named_parameters() if parameter.grad is not None}
-    published = _published(gradients)
-    for name in ledger.golden.tensors:
-        if name.startswith("grad."):
-            ledger.compare(name, published.get(name.removeprefix("grad.")))
-
-
 def _check_weights(method: MaskedLatent, ledger: Ledger) -> None:
     """Every ``final.*`` of the file, position tables too, by the published names."""
-    published = _published(method.state_dict(), dict(method.named_buffers()))
+    ours = published(IJEPA_OFFICIAL, method.state_dict(), dict(method.named_buffers()))
     for name in ledger.golden.tensors:
         if name.startswith("final."):
-            ledger.compare(name, published.get(name.removeprefix("final.")))
+            ledger.compare(name, ours.get(name.removeprefix("final.")))
 
 
 def _check_lists(golden: Golden, ledger: Ledger, losses: list[float], schedule: Schedule) -> None:
@@ -287,9 +252,3 @@ def _numbers(golden: Golden, name: str) -> Tensor:
         return torch.tensor(values, dtype=torch.float64)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"'{golden.path}' is malformed: meta.json's '{name}' is no list of numbers") from error
-
-
-def _published(tensors: Mapping[str, Tensor], extras: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Our tensors under the published names, without the wrapper's ``module.`` prefix, which golden names lack."""
-    mapped = IJEPA_OFFICIAL.inverse().apply(tensors, extras).tensors
-    return {re.sub(r"^(\w+)\.module\.", r"\1.", name): tensor for name, tensor in mapped.items()}

@@ -72,8 +72,8 @@ def break_target_mask_order(patch: Patch) -> None:
 
 
 def break_token_order_in_masks(patch: Patch) -> None:
-    ours = parity_ijepa._ids
-    patch.setattr(parity_ijepa, "_ids", lambda *arguments: Ids(ours(*arguments).index.flip(1)))
+    ours = parity_ijepa.read_ids
+    patch.setattr(parity_ijepa, "read_ids", lambda *arguments: Ids(ours(*arguments).index.flip(1)))
 
 
 def break_ema_order(patch: Patch) -> None:

@@ -176,7 +176,7 @@ def _parts(model: nn.Module | Mapping[str, Mapping[str, Tensor]], recipe: Recipe
 def _architecture(recipe: Recipe, deployed: Mapping[str, Tensor]) -> dict[str, Any]:
     """What a reader wants to know of the encoder without building it."""
     with torch.device("meta"):
-        encoder = build_encoder(recipe.model, recipe.image_hw, recipe.data.channels)
+        encoder = build_encoder(recipe.model, recipe.image_hw, recipe.data.channels, recipe.frames)
     return {
         "embed_dim": encoder.embed_dim,
         "depth": encoder.depth,
@@ -267,7 +267,7 @@ def _assemble(
     with torch.random.fork_rng(devices=[]), _EmptyWeights():
         for name in ("target", "online"):
             if name in parts:
-                encoders[name] = build_encoder(recipe.model, recipe.image_hw, recipe.data.channels)
+                encoders[name] = build_encoder(recipe.model, recipe.image_hw, recipe.data.channels, recipe.frames)
         if "predictor" in parts:
             predictor = build_predictor(recipe.predictor, encoders[which], recipe.model)
     for name, module in (*encoders.items(), ("predictor", predictor)):

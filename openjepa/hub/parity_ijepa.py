@@ -177,7 +177,7 @@ def _step(golden: Golden, ledger: Ledger, number: int, method: MaskedLatent) -> 
         [f"{kind}_mask.{number}.{i}" for i in range(golden.integer(f"{kind}_masks"))] for kind in ("context", "target")
     ]
     tokens = method.online.grid[0] * method.online.grid[1]
-    contexts, targets = ([_ids(golden, name, len(images), tokens) for name in kind] for kind in names)
+    contexts, targets = ([read_ids(golden, name, len(images), tokens) for name in kind] for kind in names)
     ledger.input(f"images.{number}", *names[0], *names[1])
     pairs = [(i, j) for j in range(len(targets)) for i in range(len(contexts))]
     order = torch.arange(len(images))

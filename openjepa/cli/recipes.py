@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from openjepa.config import (
     KeyInfo,
@@ -116,7 +116,7 @@ def show_keys(
     pattern: Annotated[str, typer.Argument(help="section, wildcard ('mask.*') or word; none: all keys")] = "*",
 ) -> None:
     """Explain the keys a recipe may have: type, default, meaning."""
-    table = Table("key", "value", "default", "meaning", box=None, pad_edge=False)
+    table = Table(Column("key", no_wrap=True), "value", "default", "meaning", box=None, pad_edge=False)
     for info in find_keys(pattern):
         meaning = f"{info.description} (only with {info.when})" if info.when else info.description
         if info.section:

@@ -13,6 +13,7 @@ from openjepa.config.load import (
 )
 from openjepa.config.overrides import apply_overrides
 from openjepa.config.schema import Recipe
+from openjepa.config.stages import stage_recipes
 
 __all__ = [
     "ABSENT",
@@ -27,4 +28,5 @@ __all__ = [
     "dump_recipe",
     "list_recipes",
     "load_recipe",
+    "stage_recipes",
 ]

@@ -36,7 +36,7 @@ class KeyInfo:
     allowed: the named values ('auto', 'none' and choices); empty where any value of the type goes.
     description: the schema's help text.
     when: ``"mask.kind=random"`` for a key that exists only under that choice, else ``""``.
-    section: the key holds further keys and no value of its own.
+    section: the key holds further keys and no value of its own; with ``nullable`` the whole section may be none.
     required: the key has no default. nullable: none (YAML null) is a value.
     """
 
@@ -108,12 +108,21 @@ def in_words(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return _tuple_words(annotation)
     if is_section(annotation):
         return "a section"
+    if origin is dict:
+        return "a mapping of dotted recipe keys to values"
     return _NAMES[annotation][0] + (_limits(metadata) if annotation in (int, float) else "")
 
 
 def is_section(annotation: Any) -> bool:
     """Whether the annotation is a recipe part (a model) rather than a value."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def optional_section(annotation: Any) -> type[BaseModel] | None:
+    """The part of a ``Part | None``, or None."""
+    parts = members(annotation)
+    sections = [part for part in parts if is_section(part)]
+    return sections[0] if len(sections) == 1 and type(None) in parts and len(parts) == 2 else None
 
 
 def list_element(annotation: Any) -> type[BaseModel] | None:
@@ -163,12 +172,14 @@ def _describe(model: type[BaseModel], prefix: str, when: str) -> Iterator[KeyInf
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
         annotation, text = field.annotation, field.description or ("which kind of part" if name == "kind" else "")
-        choices, element = kinds(field), list_element(field.annotation)
-        if is_section(annotation):
-            assert isinstance(annotation, type)
-            summary = text or (annotation.__doc__ or "").split("\n")[0]
-            yield KeyInfo(key, "a section", None, (), summary, when, section=True)
-            yield from _describe(annotation, f"{key}.", when)
+        choices, element, optional = kinds(field), list_element(annotation), optional_section(annotation)
+        part = annotation if is_section(annotation) else optional
+        if part is not None:
+            assert isinstance(part, type)
+            summary = text or (part.__doc__ or "").split("\n")[0]
+            words, named = ("a section", ()) if optional is None else ("a section or none", ("none",))
+            yield KeyInfo(key, words, None, named, summary, when, section=True, nullable=optional is not None)
+            yield from _describe(part, f"{key}.", when)
         elif choices:
             yield KeyInfo(key, "a section", None, (), text or "One of several kinds of part.", when, section=True)
             default = _field_default(field)["kind"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from openjepa.config.describe import KeyInfo, describe_schema, is_section, kinds, list_element
+from openjepa.config.describe import KeyInfo, describe_schema, is_section, kinds, list_element, optional_section
 from openjepa.config.overrides import CHOICES
 from openjepa.config.schema import Recipe
 from openjepa.config.text import one_line, shown
@@ -27,6 +27,7 @@ SYNONYMS = {
     "num_heads": "model.heads", "pred_depth": "predictor.depth", "pred_emb_dim": "predictor.dim",
 }  # fmt: skip
 _LONGEST = 60
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def locate(loc: Sequence[str | int]) -> Place:
                 return Place(text, lookup, holder, tuple(path), known=False)
             choices, element = kinds(field), list_element(field.annotation)
             annotation = field.annotation
-            model = annotation if isinstance(annotation, type) and is_section(annotation) else None
+            model = (
+                annotation if isinstance(annotation, type) and is_section(annotation) else optional_section(annotation)
+            )
     return Place(text, lookup, holder, tuple(path), known=True)
 
 
@@ -97,14 +100,15 @@ def suggest_keys(key: str, raw: dict[str, Any] | None = None) -> list[str]:
     leaf = leaf.lower().replace("-", "_")
     siblings = {i.leaf: i.key for i in usable if i.key.rpartition(".")[0] == head}
     typed = difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.75)
-    if typed:
-        return [siblings[typed[0]]]
     same = [i.key for i in usable if i.leaf == leaf and "[]" not in i.key]
+    sections = {i.key for i in usable if i.section}
+    if typed and not (same and siblings[typed[0]] in sections):  # 'data.flip' means no 'data.clip'
+        return [siblings[typed[0]]]
     if same:
         return sorted(same, key=lambda k: -difflib.SequenceMatcher(None, k, key).ratio())[:3]
     if leaf in SYNONYMS:
         return [SYNONYMS[leaf]]
-    typo_in_section = head not in {i.key for i in usable if i.section} and "[]" not in head
+    typo_in_section = head not in sections and "[]" not in head
     near = difflib.get_close_matches(key.lower(), [i.key for i in usable], n=1, cutoff=0.8) if typo_in_section else []
     leaves = {i.leaf: i.key for i in reversed(usable)}
     near = near or [leaves[x] for x in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)]
@@ -153,7 +157,8 @@ def _sentence(error: Any, place: Place, raw: dict[str, Any]) -> str:
         hint = (
             f" (did you mean {place.shown}.kind={value}?)" if str(value) in CHOICES_KINDS.get(place.lookup, ()) else ""
         )
-        return f"{place.shown}: {short(value)} is not a section of keys such as {', '.join(keys)}{hint}"
+        none = " or none" if info.nullable else ""
+        return f"{place.shown}: {short(value)} is not a section of keys such as {', '.join(keys)}{none}{hint}"
     said = error["msg"].removeprefix("Value error, ")
     if kind == "value_error" and "duration" not in info.type:
         return f"{place.shown}: {short(value)} {said}"
@@ -164,21 +169,26 @@ def _sentence(error: Any, place: Place, raw: dict[str, Any]) -> str:
 CHOICES_KINDS = {name: kinds(Recipe.model_fields[name]) for name in CHOICES}
 
 
+def _holders(raw: Any, path: Sequence[str]) -> list[dict[str, Any]]:
+    """The mappings a path of the schema leads to; ``streams[]`` leads to every entry of a list."""
+    found = [raw]
+    for part in path:
+        values = [node.get(part.removesuffix("[]")) for node in found if isinstance(node, dict)]
+        found = [item for v in values if isinstance(v, list) for item in v] if part.endswith("[]") else values
+    return [node for node in found if isinstance(node, dict)]
+
+
 def normalise(raw: dict[str, Any]) -> dict[str, Any]:
     """A copy with empty sections dropped, a missing ``kind`` filled with its default and the word none read as none."""
     out = copy.deepcopy(raw)
     for info in describe_schema():
-        if "[]" in info.key:
-            continue
         *path, last = info.key.split(".")
-        holder = _read(out, path)
-        if not isinstance(holder, dict) or last not in holder:
-            continue
-        value = holder[last]
-        if info.section and value is None:
-            del holder[last]
-        elif info.nullable and isinstance(value, str) and value.lower() in ("none", "null"):
-            holder[last] = None
+        for holder in _holders(out, path):
+            value = holder.get(last, _ABSENT)
+            if info.nullable and isinstance(value, str) and value.lower() in ("none", "null"):
+                holder[last] = None
+            elif info.section and value is None and not info.nullable:
+                del holder[last]
     for name, default in CHOICES.items():
         if isinstance(out.get(name), dict):
             out[name].setdefault("kind", default.kind)

@@ -10,6 +10,7 @@ from typing import Any
 from openjepa.config.explain import check
 from openjepa.config.overrides import merge, override
 from openjepa.config.schema import Recipe
+from openjepa.config.stages import stage_recipes
 from openjepa.config.text import dump_yaml, one_line, parse_yaml, shown
 from openjepa.errors import ConfigError, nearest
 
@@ -99,6 +100,10 @@ def build_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), origin: str
     recipe, found = check(resolved)
     mistakes += found
     if recipe is not None and not mistakes:
+        try:
+            stage_recipes(recipe)
+        except ConfigError as error:
+            raise ConfigError(one_line(f"{origin}: {error} (all keys: openjepa recipes keys)")) from error
         return recipe
     count = f"{len(mistakes)} mistakes: " if len(mistakes) > 1 else ""
     raise ConfigError(one_line(f"{origin}: {count}{'; '.join(mistakes)} (all keys: openjepa recipes keys)"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from openjepa.config.data_parts import ClipConfig, StreamConfig
     from openjepa.config.schema import Recipe
 
 _FITTING = {  # method: kinds of predictor and of target that make sense with it
@@ -69,7 +70,9 @@ def _with_clips(recipe: Recipe) -> list[str]:
     """What never goes with clips, and clips that cannot be."""
     clip, model, wrong = recipe.data.clip, recipe.model, []
     assert clip is not None
-    for key, part in [("data.clip", clip), *((f"data.streams[{n}]", s) for n, s in enumerate(recipe.data.streams))]:
+    parts: list[tuple[str, ClipConfig | StreamConfig]] = [("data.clip", clip)]
+    parts += [(f"data.streams[{number}]", stream) for number, stream in enumerate(recipe.data.streams)]
+    for key, part in parts:
         if part.fps is not None and part.stride is not None:
             wrong.append(f"{key}.fps and {key}.stride exclude each other: set one of them to none")
         if part.frames is not None and part.frames < model.tubelet_size:

@@ -13,6 +13,7 @@ from openjepa.config.text import parse_yaml, shown
 from openjepa.errors import ConfigError
 
 _KEY = re.compile(r"^[A-Za-z_][\w-]*(\.\w[\w-]*)*$")
+_CHANGES = ("stages", "changes")
 # Sections that are one of several kinds of part: setting another kind starts that section afresh.
 CHOICES = {name: field.get_default() for name, field in Recipe.model_fields.items() if kinds(field)}
 
@@ -54,9 +55,20 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def is_none(value: Any) -> bool:
+    """Whether a plain value is none: YAML null, or the word."""
+    return value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
+
+
+def _parts(key: str) -> list[str]:
+    """The steps of a dotted path; what follows ``stages.N.changes`` is itself a dotted key, and one step."""
+    parts = key.split(".")
+    return [*parts[:3], ".".join(parts[3:])] if len(parts) > 3 and (parts[0], parts[2]) == _CHANGES else parts
+
+
 def _set(raw: dict[str, Any], key: str, value: Any) -> str | None:
     """Set one dotted key in place; a sentence when the path leads through something that holds no keys."""
-    *path, last = key.split(".")
+    *path, last = _parts(key)
     node: Any = raw
     for depth, part in enumerate(path):
         if isinstance(node, list):
@@ -64,7 +76,7 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> str | None:
                 return f"'{'.'.join(path[:depth])}' has no entry '{part}' (it has {len(node)}, counted from 0)"
             node = node[int(part)]
         else:
-            if node.get(part) is None:
+            if is_none(node.get(part)):  # a section that is off, or was not mentioned: its first key switches it on
                 node[part] = {}
             node = node[part]
         if not isinstance(node, dict | list):
@@ -83,8 +95,15 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> str | None:
 
 def override(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """``raw`` with overrides applied (a copy), and the mistakes in them. A part's ``kind`` is set before its keys."""
-    out = copy.deepcopy(raw)
     pairs, mistakes = split_overrides(overrides)
+    out, found = set_keys(raw, pairs)
+    return out, mistakes + found
+
+
+def set_keys(raw: dict[str, Any], pairs: Sequence[tuple[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """``raw`` with dotted keys set (a copy), and the mistakes in them. A part's ``kind`` is set before its keys."""
+    out = copy.deepcopy(raw)
+    mistakes: list[str] = []
     first = {f"{name}.kind" for name in CHOICES}
     for key, value in sorted(pairs, key=lambda pair: pair[0] not in first):
         section = key.partition(".")[0]

@@ -1,6 +1,7 @@
 """Sources, readers, transforms and resumable sampling of images; the built-in scenes; inspection of a user's data."""
 
 from openjepa.data.cache import MemoryCache, with_cache
+from openjepa.data.clip_transforms import ClipEvalTransform, ClipTransform, FrameTransform
 from openjepa.data.inspection import Inspection, Verification, inspect, verify
 from openjepa.data.loading import Loader, read_batches
 from openjepa.data.readers import IMAGE_SUFFIXES, MAX_PIXELS, read_image
@@ -8,14 +9,17 @@ from openjepa.data.sampling import Sampler, Selection
 from openjepa.data.scenes import Scene, SceneSource, draw, render
 from openjepa.data.sources import FileSource, Source, Subset, holdout, labels_of, open_source, with_hint
 from openjepa.data.transforms import EvalTransform, Normalise, TrainTransform
-from openjepa.data.views import Views, panel_transform, train_transform
+from openjepa.data.views import Views, eval_transform, panel_transform, train_transform
 from openjepa.data.workers import auto_workers
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "ClipEvalTransform",
+    "ClipTransform",
     "EvalTransform",
     "FileSource",
+    "FrameTransform",
     "Inspection",
     "Loader",
     "MemoryCache",
@@ -31,6 +35,7 @@ __all__ = [
     "Views",
     "auto_workers",
     "draw",
+    "eval_transform",
     "holdout",
     "inspect",
     "labels_of",

@@ -1,5 +1,8 @@
 """From a decoded image to a training or evaluation input, with torchvision v2 kernels on uint8 (or 0..1 float) tensors.
 
+Everything works on the last two axes, so several frames in front of them share one crop, one flip and one draw of every
+colour (:mod:`openjepa.data.clip_transforms`).
+
 The kernels of ``torchvision.transforms.v2.functional`` are called directly: for 32-pixel images the v2 classes spend
 more time on looking for tensors in their arguments than on the pixels. Nothing that would change nothing is run.
 """
@@ -40,14 +43,14 @@ def _kernels() -> Any:
     return functional
 
 
-def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width."""
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of ``data.image_size``."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _resize(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """Anti-aliased resize; nothing when the size is right."""
-    if tuple(image.shape[1:]) == size:
+    if tuple(image.shape[-2:]) == size:
         return image
     kernels = _kernels()
     return kernels.resize_image(image, list(size), kernels.InterpolationMode(mode), antialias=True)
@@ -55,25 +58,26 @@ def _resize(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 def _centre(image: Tensor, size: tuple[int, int]) -> Tensor:
     """The middle ``size`` pixels, as a view; sides that are shorter are kept whole."""
-    h, w = min(size[0], image.shape[1]), min(size[1], image.shape[2])
-    top, left = round((image.shape[1] - h) / 2), round((image.shape[2] - w) / 2)
-    return image[:, top : top + h, left : left + w]
+    h, w = min(size[0], image.shape[-2]), min(size[1], image.shape[-1])
+    top, left = round((image.shape[-2] - h) / 2), round((image.shape[-1] - w) / 2)
+    return image[..., top : top + h, left : left + w]
 
 
-def cover(image: Tensor, size: tuple[int, int], inner: tuple[int, int], mode: str) -> Tensor:
-    """Resize so that the image just covers ``size``, then cut ``inner`` from its centre.
+def cover(image: Tensor, size: tuple[int, int], inner: tuple[int, int] | None, mode: str) -> Tensor:
+    """Resize ``(..., C, h, w)`` so that it just covers ``size``, then cut ``inner`` from its centre (None: cut nothing).
 
     Of images longer than 3 : 1 (against the wanted shape) only the middle is resized.
     """
-    height, width = image.shape[1:]
+    height, width = image.shape[-2:]
     scale = max(size[0] / height, size[1] / width)
     image = _centre(image, (math.ceil(_LONGEST * size[0] / scale), math.ceil(_LONGEST * size[1] / scale)))
-    height, width = image.shape[1:]
+    height, width = image.shape[-2:]
     if size[0] * width >= size[1] * height:  # the long side rounds down, as in torchvision's Resize
         target = size[0], max(size[0] * width // height, size[1])
     else:
         target = max(size[1] * height // width, size[0]), size[1]
-    return _centre(_resize(image, target, mode), inner)
+    image = _resize(image, target, mode)
+    return image if inner is None else _centre(image, inner)
 
 
 class EvalTransform:
@@ -84,7 +88,7 @@ class EvalTransform:
     """
 
     def __init__(self, config: DataConfig) -> None:
-        self.size = _sides(config.image_size)
+        self.size = sides(config.image_size)
         self.covered = round(self.size[0] / config.eval_crop), round(self.size[1] / config.eval_crop)
         self.mode = config.interpolation
         self.at_least = max(self.covered)
@@ -132,7 +136,7 @@ class TrainTransform:
     def __init__(self, config: DataConfig, key: str = "data.augment") -> None:
         augment = config.augment
         _check(augment, config.channels, key)
-        self.size = _sides(config.image_size)
+        self.size = sides(config.image_size)
         self.mode = config.interpolation
         self.augment = augment
         smallest = 1.0
@@ -143,15 +147,15 @@ class TrainTransform:
         self._colour = _colour_steps(augment)
 
     def __call__(self, image: Tensor) -> Tensor:
-        """``(C, h, w)`` to ``(C, H, W)``, dtype kept."""
+        """``(..., C, h, w)`` to ``(..., C, H, W)``, dtype kept; one draw for everything in front of ``C``."""
         augment = self.augment
         if augment.random_resized_crop:
-            top, left, h, w = random_box(image.shape[1], image.shape[2], augment.crop_scale, augment.crop_ratio)
-            image = _resize(image[:, top : top + h, left : left + w], self.size, self.mode)
+            top, left, h, w = random_box(image.shape[-2], image.shape[-1], augment.crop_scale, augment.crop_ratio)
+            image = _resize(image[..., top : top + h, left : left + w], self.size, self.mode)
         else:
             image = cover(image, self.size, self.size, self.mode)
         if augment.flip > 0 and float(torch.rand(())) < augment.flip:
-            image = image.flip(2)
+            image = image.flip(-1)
         for probability, step in self._colour:
             if float(torch.rand(())) < probability:
                 image = step(image)
@@ -228,7 +232,9 @@ def _gray(image: Tensor) -> Tensor:
 def _blur(image: Tensor, sigmas: tuple[float, float]) -> Tensor:
     """Gaussian blur, its deviation in pixels drawn evenly from a range."""
     sigma = sigmas[0] + (sigmas[1] - sigmas[0]) * float(torch.rand(()))
-    reach = min(math.ceil(3 * sigma), image.shape[1] - 1, image.shape[2] - 1)  # reflection needs a side longer than it
+    reach = min(
+        math.ceil(3 * sigma), image.shape[-2] - 1, image.shape[-1] - 1
+    )  # reflection needs a side longer than it
     if reach < 1:
         return image
     return _kernels().gaussian_blur_image(image, [2 * reach + 1, 2 * reach + 1], [sigma, sigma])
@@ -242,7 +248,9 @@ def _solarise(image: Tensor) -> Tensor:
 
 
 class Normalise(nn.Module):
-    """``(B, C, H, W)`` uint8 or float in 0..1 to float32 with the data's mean and deviation; runs where the batch is.
+    """Uint8 or float in 0..1 to float32 with the data's mean and deviation; runs where the batch is.
+
+    Images are ``(B, C, H, W)`` or one ``(C, H, W)``; clips ``(B, C, T, H, W)``, several of a video ``(B, V, C, T, H, W)``.
 
     Args:
         mean, std: per channel, in 0..1.
@@ -266,10 +274,11 @@ class Normalise(nn.Module):
         return cls(tuple(mean), tuple(config.std or (IMAGENET_STD if rgb else (0.25,) * config.channels)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` or ``(C, H, W)`` to float32, a new tensor."""
+        """A batch of images or clips (see above), or one image, to float32: a new tensor."""
+        mean, std = (self.mean, self.std) if images.ndim < 5 else (self.mean[..., None], self.std[..., None])
         if images.dtype == torch.uint8:
-            return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
-        return (images.to(torch.float32) - self.mean).div_(self.std)
+            return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+        return (images.to(torch.float32) - mean).div_(std)
 
     def extra_repr(self) -> str:
         """Mean and deviation."""

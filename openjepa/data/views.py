@@ -1,4 +1,4 @@
-"""Several random views of one image, for joint embedding: what ``data.views`` asks for (DESIGN §1)."""
+"""Which transform a recipe's data asks for: one image, several random views of it (DESIGN §1), or clips of a video."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from openjepa.config.schema import DataConfig
+from openjepa.data.clip_transforms import ClipEvalTransform, ClipTransform
 from openjepa.data.transforms import EvalTransform, TrainTransform, Transform
+from openjepa.errors import ConfigError
 
 
 class Views:
@@ -36,21 +38,38 @@ class Views:
 
 
 def train_transform(data: DataConfig) -> TrainTransform | Views:
-    """What a training image goes through: one transform, or the views in the order of ``data.views``.
+    """What a training sample goes through: one image, the views in the order of ``data.views``, or a clip.
 
     Raises:
         ConfigError: an augmentation that cannot work, by its key.
     """
+    if data.clip is not None:
+        return ClipTransform(data)
     return Views(*_views(data)) if data.views else TrainTransform(data)
 
 
-def panel_transform(data: DataConfig) -> EvalTransform | Views:
-    """What an image of the health panel goes through: the evaluation crop, and beside it the views where there are any."""
-    image = EvalTransform(data)
+def eval_transform(data: DataConfig, views: int = 1) -> EvalTransform | ClipEvalTransform:
+    """What a sample goes through where nothing is random: the evaluation crop of an image, or of a video's clips.
+
+    Args:
+        views: spatial views of every clip; images have one.
+
+    Raises:
+        ConfigError: several views of images.
+    """
+    if data.clip is not None:
+        return ClipEvalTransform(data, views)
+    if views != 1:
+        raise ConfigError(f"{views} spatial views are for clips: images are seen once")
+    return EvalTransform(data)
+
+
+def panel_transform(data: DataConfig) -> EvalTransform | ClipEvalTransform | Views:
+    """What a sample of the health panel goes through: the evaluation crop, and beside it the views where there are any."""
     if not data.views:
-        return image
+        return eval_transform(data)
     names, parts = _views(data)
-    return Views(["image", *names], [image, *parts])
+    return Views(["image", *names], [EvalTransform(data), *parts])
 
 
 def _views(data: DataConfig) -> tuple[list[str], list[Transform]]:

@@ -6,10 +6,13 @@ from typing import Protocol
 
 from torch import Tensor
 
-from openjepa.config.schema import BlockMask, MaskConfig, MultiblockMask, NoMask, RandomMask
+from openjepa.config.schema import BlockMask, MaskConfig, MultiblockMask, NoMask, RandomMask, RandomTubeMask, TubesMask
 from openjepa.masking.blockwise import BlockwiseMasker
+from openjepa.masking.checks import plane
 from openjepa.masking.multiblock import MultiblockMasker
 from openjepa.masking.random_patches import RandomMasker
+from openjepa.masking.random_tubes import RandomTubeMasker
+from openjepa.masking.tubes import TubesMasker
 from openjepa.masking.whole import WholeMasker
 from openjepa.types import MaskGroup
 
@@ -21,29 +24,37 @@ class Masker(Protocol):
     on the global generator, workers, ranks, micro-batches or the order of calls.
     """
 
-    grid: tuple[int, int]
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The token grid of the masks: (rows, columns), or (tubelets, rows, columns)."""
+        ...
 
     def __call__(self, places: Tensor, *, epoch: int, step: int) -> MaskGroup:
         """``places`` (B,) int64: each sample's place in the epoch's order, for the *global* batch of ``step``.
 
         ``stats``: context_share (mean share of the grid shown, after any cut), context_kept (share of the drawn context
         that survived the cut), target_share (mean share of the grid to predict); multiblock also relaxed_share
-        (samples whose context had to keep target tokens because redraws were used up).
+        (samples whose context had to keep target tokens because redraws were used up). With several pairs these are
+        means over pairs, and ``context_share_0`` and so on are those of each pair.
         """
         ...
 
 
-def build_masker(mask: MaskConfig, grid: tuple[int, int], seed: int) -> Masker:
-    """The masker that ``mask`` names, for a patch ``grid`` (rows, columns).
+def build_masker(mask: MaskConfig, grid: tuple[int, ...], seed: int) -> Masker:
+    """The masker that ``mask`` names, for a token ``grid``: (rows, columns), or (tubelets, rows, columns) for video.
 
     Raises :class:`openjepa.errors.ConfigError`, one line saying what to change, when it cannot work on this grid.
     """
     match mask:
         case MultiblockMask():
-            return MultiblockMasker(mask, grid, seed)
+            return MultiblockMasker(mask, plane(grid, mask.kind), seed)
         case RandomMask():
             return RandomMasker(mask, grid, seed)
         case BlockMask():
-            return BlockwiseMasker(mask, grid, seed)
+            return BlockwiseMasker(mask, plane(grid, mask.kind), seed)
         case NoMask():
             return WholeMasker(mask, grid, seed)
+        case TubesMask():
+            return TubesMasker(mask, grid, seed)
+        case RandomTubeMask():
+            return RandomTubeMasker(mask, grid, seed)

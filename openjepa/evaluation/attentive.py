@@ -30,6 +30,8 @@ from openjepa.optim import decays
 log = logging.getLogger(__name__)
 
 NAME, FOUR, MEAN = "attentive", "attentive-4", "mean-pool-grid"
+Loss = Literal["cross_entropy", "focal"]
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class ProbeGrid:
     :class:`openjepa.models.attentive.AttentivePooler`. lrs, weight_decays: all pairs; AdamW, cosine to 0, no warm-up;
     norms and biases do not decay; the rates reach from those attentive probes want to those a mean-pooled head
     wants. clip: largest gradient norm of one probe (V-JEPA 1 used 1). refit: train the grid
-    again on all of train after the choice. precision: ``auto`` is bf16 where the hardware multiplies it.
+    again on all of train after the choice. precision: ``auto`` is bf16 where the hardware multiplies it. loss:
+    cross-entropy, or the sigmoid focal loss of the published anticipation probes.
     """
 
     pooling: Literal["attentive", "mean"] = "attentive"
@@ -56,6 +59,7 @@ class ProbeGrid:
     clip: float | None = None
     refit: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    loss: Loss = "cross_entropy"
 
     def __post_init__(self) -> None:
         check_grid(self.lrs, self.weight_decays, self.epochs, self.batch_size)
@@ -65,6 +69,7 @@ class ProbeGrid:
             ("pooling", self.pooling, ("attentive", "mean")),
             ("form", self.form, ("vjepa", "vjepa2")),
             ("precision", self.precision, ("auto", "fp32", "bf16")),
+            ("loss", self.loss, ("cross_entropy", "focal")),
         ):
             if value not in choices:
                 raise ConfigError(f"{name}='{value}' is not one of {', '.join(choices)}")
@@ -123,6 +128,7 @@ def token_probe(
     device: str | torch.device = "cpu",
     protocol: dict[str, object] | None = None,
     on_epoch: OnEpoch | None = None,
+    recall: int | None = None,
 ) -> Score:
     """Train the grid on four fifths of train, choose on the held-out fifth, score the chosen probe on val.
 
@@ -130,7 +136,7 @@ def token_probe(
 
     Args:
         sides: see :func:`openjepa.evaluation.tokens.from_features` and ``open_tokens``.
-        protocol: how the tokens were made, copied into the score.
+        protocol: how the tokens were made, copied into the score. recall: also class-mean recall at so many.
 
     Raises:
         DataError: none can be held out. TrainingError: every probe diverged.
@@ -139,12 +145,14 @@ def token_probe(
     data, classes = sides.labelled, len(sides.labelled.classes)
     fitted, held = hold_out(data.y, seed)
     probes = train_probes(sides.train, fitted, classes, grid, seed=seed, device=device, on_epoch=on_epoch)
-    tried = outcomes(probes, sides.train, held, grid.batch_size)[0]
+    said, y = answers(probes, sides.train, held, grid.batch_size, grid.loss)
+    tried = [Outcome.of(logits, y) for logits in said]
     chosen = best(tried, grid.pairs)
     if grid.refit:
         every = torch.arange(len(data.y))
         probes = train_probes(sides.train, every, classes, grid, seed=seed, device=device, on_epoch=on_epoch)
-    on_val, predicted, y = outcomes(probes, sides.val, torch.arange(len(data.val_y)), grid.batch_size)
+    said, y = answers(probes, sides.val, torch.arange(len(data.val_y)), grid.batch_size, grid.loss)
+    on_val = [Outcome.of(logits, y) for logits in said]
     edge = at_edge(grid.pairs[chosen], grid.lrs)
     if edge is not None:
         log.warning("%s chose the %s learning rate of its grid (%g): widen it", grid.name, edge, grid.pairs[chosen][0])
@@ -153,8 +161,17 @@ def token_probe(
         **_protocol(grid, sides, sides.train.shape[1], tried[chosen], grid.pairs[chosen], device),
     }
     data = replace(data, val_y=y)
-    score = score_of(grid.name, predicted[chosen], data, protocol=about, seed=seed, subject=subject)
+    score = score_of(grid.name, said[chosen].argmax(1), data, protocol=about, seed=seed, subject=subject)
+    if recall:
+        score = replace(score, extra={f"class-mean recall@{recall}": class_mean_recall(said[chosen], y, recall)})
     return with_grid(score, [outcome.accuracy for outcome in on_val], sum(o.diverged for o in tried))
+
+
+def class_mean_recall(logits: Tensor, y: Tensor, k: int) -> float:
+    """Share of samples whose class is among the k likeliest, ``(n, K)`` logits, averaged over the classes that occur."""
+    top = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    hit = (top == y[:, None]).any(1).double()
+    return float(torch.stack([hit[y == label].mean() for label in torch.unique(y)]).mean())
 
 
 def train_probes(
@@ -184,10 +201,12 @@ def train_probes(
                 continue
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * cosine(min(step, total), total)
+            if tokens.ndim == 4:  # views pooled apart: each is a sample, their losses are averaged
+                y, tokens = y.repeat_interleave(tokens.shape[1]), tokens.flatten(0, 1)
             with _autocast(grid, device):
                 logits = classify(probes, tokens)
             optimizer.zero_grad()
-            torch.stack([F.cross_entropy(part.float(), y) for part in logits]).sum().backward()
+            torch.stack([loss_of(grid.loss, part.float(), y) for part in logits]).sum().backward()
             if grid.clip is not None:
                 for probe in probes:
                     nn.utils.clip_grad_norm_(probe.parameters(), grid.clip)
@@ -199,19 +218,44 @@ def train_probes(
 
 
 @torch.no_grad()
-def outcomes(
-    probes: Sequence[nn.Module], data: TokenData, index: Tensor, batch_size: int
-) -> tuple[list[Outcome], list[Tensor], Tensor]:
-    """How each probe does on the samples ``index``, what it predicts ``(n,)``, and the labels ``(n,)`` of those read."""
+def answers(
+    probes: Sequence[nn.Module], data: TokenData, index: Tensor, batch_size: int, loss: Loss = "cross_entropy"
+) -> tuple[list[Tensor], Tensor]:
+    """What each probe says of the samples ``index``, ``(n, K)`` logits, and the labels ``(n,)`` of those that were read.
+
+    Of views pooled apart it is the logarithm of their mean probability.
+    """
     parts: list[list[Tensor]] = [[] for _ in probes]
     labels = []
     for tokens, y in data.batches(index, batch_size):
         labels.append(y.cpu())
-        for part, logits in zip(parts, classify(probes, tokens), strict=True):
-            part.append(logits.float().cpu())
-    y = torch.cat(labels)
-    whole = [torch.cat(part) for part in parts]
-    return [Outcome.of(part, y) for part in whole], [part.argmax(1) for part in whole], y
+        groups = tokens.shape[1] if tokens.ndim == 4 else 1
+        for part, logits in zip(parts, classify(probes, tokens.flatten(0, -3)), strict=True):
+            part.append(averaged(logits.float().cpu(), groups, loss))
+    return [torch.cat(part) for part in parts], torch.cat(labels)
+
+
+def averaged(logits: Tensor, groups: int, loss: Loss) -> Tensor:
+    """``(n·groups, K)`` logits, one row per view, to ``(n, K)``: the logarithm of the mean probability of the views."""
+    if groups == 1:
+        return logits
+    share = logits.sigmoid() if loss == "focal" else logits.softmax(1)
+    return share.unflatten(0, (-1, groups)).mean(1).log()
+
+
+def loss_of(kind: Loss, logits: Tensor, y: Tensor) -> Tensor:
+    """Mean loss of logits ``(n, K)`` and labels ``(n,)``: cross-entropy, or a sigmoid focal loss (1708.02002 eq. 5).
+
+    The focal loss (α .25, γ 2) is the one of the published anticipation probes (official.md §7.4), there summed over the
+    classes and the batch; here it is summed over the classes.
+    """
+    if kind == "cross_entropy":
+        return F.cross_entropy(logits, y)
+    right = F.one_hot(y, logits.shape[1]).to(logits.dtype)
+    p = logits.sigmoid()
+    p_true = p * right + (1 - p) * (1 - right)
+    weight = (FOCAL_ALPHA * right + (1 - FOCAL_ALPHA) * (1 - right)) * (1 - p_true) ** FOCAL_GAMMA
+    return (weight * F.binary_cross_entropy_with_logits(logits, right, reduction="none")).sum(1).mean()
 
 
 def classify(probes: Sequence[nn.Module], tokens: Tensor) -> list[Tensor]:
@@ -249,7 +293,7 @@ def _run(request: Request, fixed: dict[str, object], name: str) -> list[Score]:
         on_epoch=request.on_epoch,
         subject=request.subject,
         device=bench.device,
-        protocol={"tokens": "patch", "layers": bench.layers, "precision": bench.precision},
+        protocol={"tokens": "patch", "layers": bench.layers, "precision": bench.precision, **bench.clips},
     )
     return [score]
 
@@ -292,7 +336,9 @@ def _protocol(
         "batch": grid.batch_size,
         "clip": grid.clip,
         "training": "bf16" if _uses_bf16(grid, torch.device(device)) else "fp32",
+        "loss": grid.loss if grid.loss != "cross_entropy" else None,
         "streamed": sides.streamed or None,
+        "kept": "fp16" if sides.halved else None,
         "chosen_on": f"held-out {HELD_OUT:.0%} of train",
         "held_out_accuracy": held.accuracy,
         "refit": "all of train" if grid.refit else "no",

@@ -12,11 +12,13 @@ from torch import nn
 from openjepa.data import Source
 from openjepa.errors import ConfigError, nearest
 from openjepa.evaluation.score import Score
-from openjepa.features import Features
+from openjepa.features import Across, Features
+from openjepa.features.clips import describe_source
 from openjepa.features.extraction import Layers, Precision
 from openjepa.types import Encoder
 
 Needs = Literal["pooled", "patch", "encoder"]
+Side = Literal["train", "val"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class Bench:
     """All it takes to encode: for evaluators that run the encoder themselves, or ask the data more than its labels.
 
     encoder: None when raw pixels are judged. normalise: pixels to its input. transform: evaluation transform of both
-    sides. Others as in :func:`openjepa.features.cached_extract`.
+    sides; val_transform: of the val side, where it shows more views of each video. across: what of several clips is pooled
+    together. differences: the pixels are differences between frames. predictor: of the encoder, where it has one. Others
+    as in :func:`openjepa.features.cached_extract`.
     """
 
     encoder: Encoder | None
@@ -60,6 +64,47 @@ class Bench:
     batch_size: int = 64
     workers: int = 0
     cache_dir: str | Path | None = None
+    val_transform: Any = None
+    across: Across = "attend"
+    differences: bool = False
+    predictor: nn.Module | None = None
+
+    def side(self, name: Side) -> tuple[Source, Any]:
+        """Source and transform of a side."""
+        if name == "train":
+            return self.train_source, self.transform
+        return self.val_source, self.val_transform or self.transform
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How features are made, as arguments of ``extract`` and ``cached_extract``."""
+        return {
+            "normalise": self.normalise,
+            "device": self.device,
+            "layers": self.layers,
+            "precision": self.precision,
+            "across": self.across,
+        }
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How data is read, as arguments of ``cached_extract``."""
+        return {"batch_size": self.batch_size, "workers": self.workers, "cache_dir": self.cache_dir}
+
+    @property
+    def clips(self) -> dict[str, Any]:
+        """What a protocol says of the clips both sides are seen in; empty for images."""
+        found = describe_source(self.val_source)
+        views = [int(getattr(self.side(name)[1], "views", 1)) for name in ("train", "val")]
+        if not found:
+            return {}
+        several = max(views) * found["segments"] > 1
+        same = views[0] == views[1]
+        return {
+            **found,
+            "views": (views[0] if same else f"{views[0]} in train, {views[1]} in val") if several else None,
+            "across": self.across if several else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -99,7 +144,7 @@ class Evaluator:
     run: from a request to scores. needs: ``pooled`` or ``patch`` features in ``Request.train`` and ``val``, or the
     ``encoder`` in ``Request.bench``. help: one line. cheap: part of ``all``. pixels: raw pixels can be judged although
     it is not ``pooled`` (which they always can). data: ``labelled`` train and val, only ``val`` (labels unused), or
-    ``none``: it brings its own.
+    ``none``: it brings its own. video: for encoders of clips only.
     """
 
     name: str
@@ -109,6 +154,7 @@ class Evaluator:
     cheap: bool = False
     pixels: bool = False
     data: Literal["labelled", "val", "none"] = "labelled"
+    video: bool = False
 
 
 def options_of(name: str, settings: Settings, known: tuple[str, ...]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,14 +13,15 @@ from torch import Tensor
 from openjepa.data import Source, Subset, labels_of, read_batches
 from openjepa.errors import DataError
 from openjepa.evaluation.labels import Labelled, align
-from openjepa.evaluation.request import Bench
+from openjepa.evaluation.request import Bench, Side
 from openjepa.features import Features, cached_extract, extract
 
 MEMORY_BYTES = 4 * 2**30  # tokens of both sides up to this size are kept
+SIDES: tuple[Side, Side] = ("train", "val")
 
 
 class TokenData(Protocol):
-    """Labelled samples whose tokens can be had in any order. y: ``(N,)`` int64. shape: ``(T, D)`` of a sample."""
+    """Labelled samples whose tokens can be had in any order. y: ``(N,)`` int64. shape: ``(T, D)`` of what is pooled."""
 
     @property
     def y(self) -> Tensor:
@@ -32,13 +34,16 @@ class TokenData(Protocol):
         ...
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Tokens ``(b, T, D)`` and labels ``(b,)`` of the samples ``order`` names, on the device."""
+        """Tokens ``(b, T, D)`` and labels ``(b,)`` of the samples ``order`` names, on the device.
+
+        ``(b, G, T, D)`` of videos of which G views are pooled apart (:mod:`openjepa.features.clips`).
+        """
         ...
 
 
 @dataclass(frozen=True)
 class KeptTokens:
-    """Tokens in memory. values ``(N, T, D)`` float32."""
+    """Tokens in memory. values ``(N, T, D)`` or ``(N, G, T, D)``, float32 or, to save room, float16."""
 
     values: Tensor
     y: Tensor
@@ -47,12 +52,12 @@ class KeptTokens:
     @property
     def shape(self) -> tuple[int, int]:
         """Tokens and width."""
-        return self.values.shape[1], self.values.shape[2]
+        return self.values.shape[-2], self.values.shape[-1]
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """See :class:`TokenData`."""
         for part in order.split(batch_size):
-            yield self.values[part].to(self.device), self.y[part].to(self.device)
+            yield self.values[part].to(self.device).float(), self.y[part].to(self.device)
 
 
 @dataclass(frozen=True)
@@ -67,37 +72,55 @@ class StreamedTokens:
     places: Tensor
     y: Tensor
     shape: tuple[int, int]
+    side: Side = "train"
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """See :class:`TokenData`."""
         chosen = Subset(self.source, self.places[order].tolist())
         labels, bench = self.y[order], self.bench
-        for batch in read_batches(chosen, bench.transform, batch_size=batch_size, workers=bench.workers):
-            found = extract(bench.encoder, [batch], tokens="patch", **_protocol(bench))  # type: ignore[arg-type]
+        transform = bench.side(self.side)[1]
+        views = int(getattr(transform, "views", 1))
+        for batch in read_batches(chosen, transform, batch_size=batch_size, workers=bench.workers):
+            assert bench.encoder is not None
+            found = extract(bench.encoder, [batch], tokens="patch", views=views, **bench.protocol)
             yield found.values.to(bench.device), labels[batch.ids].to(bench.device)
 
 
 @dataclass(frozen=True)
 class TokenSides:
-    """Both sides of an evaluation. labelled: classes and labels (its ``x`` are mean-pooled, or empty when streamed)."""
+    """Both sides of an evaluation. labelled: classes and labels (its ``x`` are mean-pooled, or empty when streamed).
+
+    halved: tokens are kept in float16.
+    """
 
     train: TokenData
     val: TokenData
     labelled: Labelled
     streamed: bool
+    halved: bool = False
+
+    def cut(self, start: int, stop: int) -> TokenSides:
+        """Both sides with the tokens ``start:stop`` of every sample only; of tokens in memory."""
+        sides = [
+            KeptTokens(side.values[..., start:stop, :], side.y, side.device)
+            for side in (self.train, self.val)
+            if isinstance(side, KeptTokens)
+        ]
+        assert len(sides) == 2, "tokens that are streamed cannot be cut"
+        return replace(self, train=sides[0], val=sides[1])
 
 
 def from_features(train: Features, val: Features, device: str | torch.device = "cpu") -> TokenSides:
-    """Both sides from patch features ``(N, T, D)``; samples without a label are dropped.
+    """Both sides from patch features ``(N, T, D)`` or ``(N, G, T, D)``; samples without a label are dropped.
 
     Raises:
         DataError: as :func:`openjepa.evaluation.labels.align`, or features that are not patch tokens.
     """
     for side, features in (("train", train), ("val", val)):
-        if features.values.ndim != 3:
+        if features.values.ndim not in (3, 4):
             shape = tuple(features.values.shape)
             raise DataError(f"the {side} features have shape {shape}: this probe needs patch tokens (N, T, D)")
-    pooled = [replace(features, values=features.values.mean(1)) for features in (train, val)]
+    pooled = [replace(features, values=features.values.flatten(1, -2).mean(1)) for features in (train, val)]
     labelled = align(*pooled)
     sides = [
         KeptTokens(_labelled_rows(features), y, device) for features, y in ((train, labelled.y), (val, labelled.val_y))
@@ -108,38 +131,38 @@ def from_features(train: Features, val: Features, device: str | torch.device = "
 def open_tokens(bench: Bench, memory: int = MEMORY_BYTES) -> TokenSides:
     """Tokens of both sides of a bench: extracted (through the cache) when they fit ``memory`` bytes, else streamed.
 
+    Tokens of clips, which are many, are kept in float16 where only that fits.
+
     Raises:
         DataError: no labels, fewer than two classes, nothing readable, features that are not finite.
     """
     assert bench.encoder is not None
-    sources = bench.train_source, bench.val_source
-    labelled = align(*(names_only(source) for source in sources))
-    shape = _token_shape(bench)
-    if sum(map(len, sources)) * shape[0] * shape[1] * 4 <= memory:
-        reading: dict[str, Any] = {
-            "batch_size": bench.batch_size,
-            "workers": bench.workers,
-            "cache_dir": bench.cache_dir,
-            **_protocol(bench),
-        }
-        found = [
-            cached_extract(bench.encoder, source, bench.transform, tokens="patch", **reading) for source in sources
-        ]
-        return from_features(found[0], found[1], bench.device)
+    labelled = align(names_only(bench.train_source), names_only(bench.val_source))
+    shapes = {side: _token_shape(bench, side) for side in SIDES}
+    size = sum(4 * len(bench.side(side)[0]) * math.prod(shape) for side, shape in shapes.items())
+    halved = size > memory and bool(bench.clips)
+    if size <= (2 * memory if halved else memory):
+        found = [_extracted(bench, side, halved) for side in SIDES]
+        return replace(from_features(found[0], found[1], bench.device), halved=halved)
     sides = []
-    for source, y in zip(sources, (labelled.y, labelled.val_y), strict=True):
+    for side, y in zip(SIDES, (labelled.y, labelled.val_y), strict=True):
+        source = bench.side(side)[0]
         places = (torch.tensor(labels_of(source)) >= 0).nonzero().flatten()
-        sides.append(StreamedTokens(source, bench, places, y, shape))
+        sides.append(StreamedTokens(source, bench, places, y, shapes[side][-2:], side))
     return TokenSides(sides[0], sides[1], labelled, streamed=True)
 
 
-def _protocol(bench: Bench) -> dict[str, Any]:
-    return {
-        "normalise": bench.normalise,
-        "device": bench.device,
-        "layers": bench.layers,
-        "precision": bench.precision,
-    }
+def _extracted(bench: Bench, side: Side, halved: bool) -> Features:
+    """Tokens of a side; halved ones batch by batch, so that they never exist in float32 at once."""
+    assert bench.encoder is not None
+    source, transform = bench.side(side)
+    if not halved:
+        return cached_extract(bench.encoder, source, transform, tokens="patch", **bench.reading, **bench.protocol)
+    views = int(getattr(transform, "views", 1))
+    batches = read_batches(source, transform, batch_size=bench.batch_size, workers=bench.workers)
+    return extract(
+        bench.encoder, batches, tokens="patch", source=source, views=views, dtype=torch.float16, **bench.protocol
+    )
 
 
 def _labelled_rows(features: Features) -> Tensor:
@@ -155,9 +178,10 @@ def names_only(source: Source) -> Features:
     return Features(torch.zeros(len(labels), 1), torch.arange(len(labels)), labels, (), classes)
 
 
-def _token_shape(bench: Bench) -> tuple[int, int]:
-    """Tokens and width, from the first readable image."""
-    batch = next(iter(read_batches(bench.train_source, bench.transform, batch_size=1)))
+def _token_shape(bench: Bench, side: Side) -> tuple[int, ...]:
+    """Tokens and width (and before them views pooled apart) of a sample, from the first readable one."""
+    source, transform = bench.side(side)
+    batch = next(iter(read_batches(source, transform, batch_size=1)))
     assert bench.encoder is not None
-    values = extract(bench.encoder, [batch], tokens="patch", **_protocol(bench)).values
-    return values.shape[1], values.shape[2]
+    views = int(getattr(transform, "views", 1))
+    return tuple(extract(bench.encoder, [batch], tokens="patch", views=views, **bench.protocol).values.shape[1:])

@@ -1,6 +1,8 @@
 """What training, evaluation and pictures share: features of a source, their cache, neighbours, PCA and rank measures."""
 
+from openjepa.features.clips import Across, ClipOptions, input_of, views_of
 from openjepa.features.extraction import Features, extract, pool, raw_pixels
+from openjepa.features.frames import FrameAveraged, FrameTransform, frame_by_frame
 from openjepa.features.lidar import lidar
 from openjepa.features.neighbours import broken_rows, cosine_topk
 from openjepa.features.pca import Colours, Pca, fit_pca, split_foreground, to_colours
@@ -10,8 +12,12 @@ from openjepa.features.spectrum import alpha_of, alpha_req, singular_values
 from openjepa.features.store import cached_extract, cached_raw_pixels, weights_hash
 
 __all__ = [
+    "Across",
+    "ClipOptions",
     "Colours",
     "Features",
+    "FrameAveraged",
+    "FrameTransform",
     "Pca",
     "alpha_of",
     "alpha_req",
@@ -25,6 +31,8 @@ __all__ = [
     "extract",
     "feature_std",
     "fit_pca",
+    "frame_by_frame",
+    "input_of",
     "lidar",
     "mean_cosine",
     "participation_ratio",
@@ -35,5 +43,6 @@ __all__ = [
     "singular_values",
     "split_foreground",
     "to_colours",
+    "views_of",
     "weights_hash",
 ]

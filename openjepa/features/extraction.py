@@ -11,6 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from openjepa.errors import ConfigError, DataError, nearest
+from openjepa.features.clips import (
+    ACROSS,
+    Across,
+    describe_input,
+    frame_differences,
+    frame_pixels,
+    input_of,
+    pooled_over,
+    tokens_over,
+)
 from openjepa.types import Batch, Encoder
 
 if TYPE_CHECKING:
@@ -28,7 +38,8 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Features:
     """What an encoder says of the readable samples of a source, in source order.
 
-    values: ``(N, D)`` float32 on the CPU, or ``(N, T, D)`` for patch tokens. ids: ``(N,)`` int64 index in the source.
+    values: ``(N, D)`` float32 on the CPU, or ``(N, T, D)`` for patch tokens (``(N, G, T, D)`` where G views of a video are
+    pooled apart, see :mod:`openjepa.features.clips`). ids: ``(N,)`` int64 index in the source.
     labels: ``(N,)`` int64, -1 where a sample has none; None when no sample has one. item_ids: path of each sample
     inside its source (empty when unknown). classes: names the labels index, or None. protocol: how it was computed.
     bad: samples that could not be read, with the reason.
@@ -72,33 +83,45 @@ def extract(
     precision: Precision = "fp32",
     source: Source | None = None,
     on_progress: OnProgress | None = None,
+    views: int = 1,
+    across: Across = "attend",
+    dtype: torch.dtype = torch.float32,
 ) -> Features:
     """Run ``encoder`` over ``batches`` without gradients and collect its features.
 
     Args:
         encoder: any :class:`openjepa.types.Encoder`; moved to ``device``, its training mode is put back afterwards.
-        batches: evaluation batches with ``inputs["image"]`` ``(B, C, H, W)`` as the transform left them.
-        normalise: maps such images to the encoder's input, on the device.
-        tokens: ``pooled``: mean over patch tokens, ``(N, D)``; ``patch``: all of them, ``(N, T, D)``.
+        batches: evaluation batches with ``inputs["image"]`` ``(B, C, H, W)`` or ``inputs["video"]`` ``(B, C, T, H, W)``
+            (``(B, V, C, T, H, W)`` for V views of each video), as the transform left them.
+        normalise: maps those to the encoder's input, on the device.
+        tokens: ``pooled``: mean over patch tokens and views, ``(N, D)``; ``patch``: all of them, ``(N, T, D)``.
         layers: ``last`` (after the final norm), or ``last4``: the last four blocks, each through the final norm, joined
             along channels to 4D (the published linear-probe protocol, official.md §7.5).
         precision: of the forward pass; pooling and the result are float32.
         source: gives item ids and class names, and lets the result be allocated once.
         on_progress: called after each batch with the number of samples done.
+        views, across: spatial views of each segment of a video, and what is pooled together
+            (:mod:`openjepa.features.clips`). dtype: in which the result is kept.
 
     Raises:
         DataError: no batch at all. ConfigError: an unknown choice, or ``last4`` of an encoder without intermediates.
     """
-    _check_choices(encoder, tokens, layers, precision)
+    _check_choices(encoder, tokens, layers, precision, across)
     device = torch.device(device)
     table = _Table(None if source is None else len(source))
+    protocol: dict[str, Any] = {"tokens": tokens, "layers": layers, "precision": precision, "norm": "final"}
+
+    def encode(view: Tensor) -> Tensor:
+        return _features(encoder, normalise(view.to(device, non_blocking=True)), tokens, layers).float()
+
     with _frozen(encoder, normalise, device), _autocast(device, precision):
         for batch in batches:
-            images = normalise(batch.inputs["image"].to(device, non_blocking=True))
-            table.add(_features(encoder, images, tokens, layers).to(torch.float32).cpu(), batch)
+            x = input_of(batch)
+            values = pooled_over(x, encode) if tokens == "pooled" else tokens_over(x, encode, views, across)
+            protocol.update(describe_input(x, views, across, tokens))
+            table.add(values.to(dtype).cpu(), batch)
             if on_progress is not None:
                 on_progress(table.count)
-    protocol = {"tokens": tokens, "layers": layers, "precision": precision, "norm": "final"}
     return table.finish(source, protocol)
 
 
@@ -107,40 +130,66 @@ def raw_pixels(
     *,
     max_side: int = 32,
     centre_image: bool = True,
+    differences: bool = False,
     source: Source | None = None,
     on_progress: OnProgress | None = None,
 ) -> Features:
     """The baseline every encoder must beat: flattened pixels in 0..1, as features ``(N, C·H·W)``.
+
+    Of a clip: four frames of at most 16 px (:func:`openjepa.features.clips.frame_pixels`), averaged over views.
 
     Args:
         max_side: larger images are averaged down until no side is longer, so that the baseline stays affordable (and
             gets better: neighbours of small images are less noisy).
         centre_image: subtract each image's mean over all its pixels and channels, so that brightness does not decide.
             This makes the baseline stronger: 37.8 → 39.4 % kNN on the reference CIFAR-10 subset.
+        differences: of clips, differences between frames instead (:func:`openjepa.features.clips.frame_differences`).
 
     Raises:
-        DataError: no batch at all.
+        DataError: no batch at all, or differences of images.
     """
     table = _Table(None if source is None else len(source))
+    protocol: dict[str, Any] = {"tokens": "raw pixels", "max_side": max_side, "image_mean_removed": centre_image}
     for batch in batches:
-        images = batch.inputs["image"]
-        images = images.float() / (1.0 if images.is_floating_point() else 255.0)  # (B, C, H, W)
-        scale = max(images.shape[-2:]) / max_side
-        if scale > 1:
-            size = tuple(max(1, round(side / scale)) for side in images.shape[-2:])
-            images = nn.functional.interpolate(images, size=size, mode="area")
-        pixels = images.flatten(1)
-        table.add(pixels - pixels.mean(1, keepdim=True) if centre_image else pixels, batch)
+        x = input_of(batch)
+        if x.ndim >= 5:
+            protocol = {"tokens": "frame differences" if differences else "pixels of four frames", "max_side": 16}
+            table.add(pooled_over(x, lambda view: _of_clip(view, differences)), batch)
+        elif differences:
+            raise DataError("frame differences are of clips: these are images")
+        else:
+            table.add(_of_images(x, max_side, centre_image), batch)
         if on_progress is not None:
             on_progress(table.count)
-    return table.finish(source, {"tokens": "raw pixels", "max_side": max_side, "image_mean_removed": centre_image})
+    return table.finish(source, protocol)
 
 
-def _check_choices(encoder: Encoder, tokens: str, layers: str, precision: str) -> None:
+def _unit(x: Tensor) -> Tensor:
+    """Pixels in 0..1."""
+    return x.float() / (1.0 if x.is_floating_point() else 255.0)
+
+
+def _of_clip(x: Tensor, differences: bool) -> Tensor:
+    return frame_differences(_unit(x)) if differences else frame_pixels(_unit(x))
+
+
+def _of_images(images: Tensor, max_side: int, centre_image: bool) -> Tensor:
+    """``(B, C, H, W)`` → ``(B, C·h·w)``."""
+    images = _unit(images)
+    scale = max(images.shape[-2:]) / max_side
+    if scale > 1:
+        size = tuple(max(1, round(side / scale)) for side in images.shape[-2:])
+        images = nn.functional.interpolate(images, size=size, mode="area")
+    pixels = images.flatten(1)
+    return pixels - pixels.mean(1, keepdim=True) if centre_image else pixels
+
+
+def _check_choices(encoder: Encoder, tokens: str, layers: str, precision: str, across: str) -> None:
     allowed = {
         "tokens": (tokens, ("pooled", "patch")),
         "layers": (layers, ("last", "last4")),
         "precision": (precision, ("fp32", "bf16", "fp16")),
+        "across": (across, ACROSS),
     }
     for name, (value, choices) in allowed.items():
         if value not in choices:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import openjepa
+from openjepa.features.clips import Across, describe_source
 from openjepa.features.extraction import Features, Layers, OnProgress, Precision, TokenKind, extract, raw_pixels
 from openjepa.types import Batch, Encoder
 
@@ -66,6 +67,7 @@ def cached_extract(
     workers: int = 0,
     cache_dir: str | Path | None = None,
     on_progress: OnProgress | None = None,
+    across: Across = "attend",
 ) -> Features:
     """:func:`extract` over a source, or its stored result when weights, data, transform and protocol are the same.
 
@@ -91,12 +93,16 @@ def cached_extract(
             precision=precision,
             source=source,
             on_progress=on_progress,
+            views=views,
+            across=across,
         )
         return _with(found, source, transform, bad)
 
+    views = int(getattr(transform, "views", 1))
     if cache_dir is None:
         return compute()
     parts = {
+        **_of_clips(source, across, views),
         "weights": weights_hash(encoder) if isinstance(encoder, nn.Module) else repr(encoder),
         "normalise": weights_hash(normalise),
         "tokens": tokens,
@@ -113,6 +119,7 @@ def cached_raw_pixels(
     *,
     max_side: int = 32,
     centre_image: bool = True,
+    differences: bool = False,
     batch_size: int = 64,
     workers: int = 0,
     cache_dir: str | Path | None = None,
@@ -123,14 +130,15 @@ def cached_raw_pixels(
     def compute() -> Features:
         bad: dict[str, str] = {}
         batches = _read(source, transform, batch_size, workers, bad)
-        found = raw_pixels(
-            batches, max_side=max_side, centre_image=centre_image, source=source, on_progress=on_progress
-        )
+        settings: dict[str, Any] = {"max_side": max_side, "centre_image": centre_image, "differences": differences}
+        found = raw_pixels(batches, source=source, on_progress=on_progress, **settings)
         return _with(found, source, transform, bad)
 
     if cache_dir is None:
         return compute()
     parts = {"weights": "raw pixels", "max_side": max_side, "centre_image": centre_image}
+    parts |= {"differences": True} if differences else {}
+    parts |= _of_clips(source, "attend", int(getattr(transform, "views", 1)))
     return _cached(parts, source, transform, Path(cache_dir), compute)
 
 
@@ -211,6 +219,12 @@ def _cached(
     return found
 
 
+def _of_clips(source: Source, across: Across, views: int) -> dict[str, Any]:
+    """What makes other features of the same videos; nothing for images, whose entries stay valid."""
+    clips = describe_source(source)
+    return {"clips": clips, "across": across, "views": views} if clips else {}
+
+
 def _read(source: Source, transform: Any, batch_size: int, workers: int, bad: dict[str, str]) -> Iterator[Batch]:
     from openjepa.data import read_batches
 
@@ -224,7 +238,7 @@ def _with(found: Features, source: Source, transform: Any, bad: Mapping[str, str
         log.warning(
             "%d of %d files of %s were skipped, first %s: %s", len(bad), len(source), source.name, first, reason
         )
-    protocol = {**found.protocol, "transform": repr(transform), "source": source.name}
+    protocol = {**found.protocol, **describe_source(source), "transform": repr(transform), "source": source.name}
     return Features(found.values, found.ids, found.labels, found.item_ids, found.classes, protocol, dict(bad))
 
 

@@ -153,16 +153,22 @@ class Merge:
 
 @dataclass(frozen=True)
 class Stack:
-    """Numbered tensors become one with a new first axis: ``source`` has a field ``{n:int}`` that ``target`` lacks."""
+    """Numbered tensors become one with a new first axis: ``source`` has a field ``{n:int}`` that ``target`` lacks.
+
+    sole: the name of number 0 where it is the only one, if it then has another.
+    """
 
     source: str
     target: str
+    sole: str | None = None
 
     def apply(self, work: Work) -> None:
         """Stack 0, 1, 2, ... Raises CheckpointError when a number is missing."""
         sets: dict[str, dict[int, Tensor]] = {}
         for _, fields, tensor in work.take(self.source):
             sets.setdefault(_fill(self.target, fields), {})[int(fields["n"])] = tensor
+        if self.sole in work.pending:
+            sets.setdefault(self.target, {})[0] = work.pending.pop(self.sole)
         for name, parts in sets.items():
             if sorted(parts) != list(range(len(parts))):
                 raise CheckpointError(f"'{name}' cannot be stacked: parts {sorted(parts)} are not 0..{len(parts) - 1}")
@@ -170,25 +176,30 @@ class Stack:
 
     def inverse(self) -> Unstack:
         """One tensor per row again."""
-        return Unstack(_with_kinds(self.target, self.source), self.source)
+        return Unstack(_with_kinds(self.target, self.source), self.source, self.sole)
 
 
 @dataclass(frozen=True)
 class Unstack:
-    """The rows of a tensor become numbered tensors: ``target`` has a field ``{n:int}`` that ``source`` lacks."""
+    """The rows of a tensor become numbered tensors: ``target`` has a field ``{n:int}`` that ``source`` lacks.
+
+    sole: what the only row is called instead, if it is.
+    """
 
     source: str
     target: str
+    sole: str | None = None
 
     def apply(self, work: Work) -> None:
         """Unstack every match."""
         for key, fields, tensor in work.take(self.source):
             for row, part in enumerate(tensor):
-                work.put(_fill(self.target, {**fields, "n": str(row)}), part, key)
+                name = self.sole if self.sole is not None and len(tensor) == 1 else self.target
+                work.put(_fill(name, {**fields, "n": str(row)}), part, key)
 
     def inverse(self) -> Stack:
         """Stack again."""
-        return Stack(self.target, _plain(self.source))
+        return Stack(self.target, _plain(self.source), self.sole)
 
 
 @dataclass(frozen=True)

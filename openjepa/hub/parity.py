@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 import openjepa.hub.parity_ijepa
-import openjepa.hub.parity_probe  # noqa: F401
+import openjepa.hub.parity_vjepa  # noqa: F401
 from openjepa.errors import OpenJepaError
 from openjepa.hub.golden import TOLERANCE, Ledger, check_golden
 

@@ -1,7 +1,6 @@
 """Parity of attentive probes: the published classifier's logits for ``target_full`` (official.md §7.1).
 
-Covers ``classifier_logits`` only. The rest of the video directories is listed as not checked until a video encoder
-registers its own check for the family, which then calls :func:`check_probe`.
+Covers ``classifier_logits``; the check of a video system calls :func:`check_probe` (:mod:`openjepa.hub.parity_vjepa`).
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openjepa.errors import CheckpointError
-from openjepa.hub.golden import Golden, Ledger, register_check
+from openjepa.hub.golden import Golden, Ledger
 from openjepa.hub.strict import load_strict
 from openjepa.hub.tensorfile import read_tensors
 from openjepa.models.attentive import AttentiveClassifier, Form
@@ -67,18 +66,6 @@ def check_probe(golden: Golden, ledger: Ledger) -> None:
     # meta.json gives one number of heads, the encoder's; the probe's own, where it says so, comes first.
     heads = golden.integer("probe_heads" if "probe_heads" in golden.meta else "heads")
     ledger.compare("classifier_logits", read_probe(str(path), heads)(golden.tensor("target_full")))
-
-
-@register_check("V-JEPA")
-def check_vjepa(golden: Golden, ledger: Ledger) -> None:
-    """The attentive probe of a V-JEPA directory."""
-    check_probe(golden, ledger)
-
-
-@register_check("V-JEPA 2")
-def check_vjepa2(golden: Golden, ledger: Ledger) -> None:
-    """The attentive probe of a V-JEPA 2 directory."""
-    check_probe(golden, ledger)
 
 
 def _bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

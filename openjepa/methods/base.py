@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from openjepa.config.schema import Recipe
-from openjepa.models import build_encoder, make_target, update_ema
+from openjepa.models import NarrowPredictor, build_encoder, make_target, update_ema
 from openjepa.models.vit import VisionTransformer
 from openjepa.types import Batch, MaskGroup, Output, Progress
 
@@ -42,7 +42,9 @@ class Method(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.online: VisionTransformer = build_encoder(recipe.model, recipe.image_hw, recipe.data.channels)
+        self.online: VisionTransformer = build_encoder(
+            recipe.model, recipe.image_hw, recipe.data.channels, recipe.frames
+        )
 
     def _finish(self) -> None:
         """Called at the end of a subclass's ``__init__``, when the online part is drawn: target and checkpointing."""
@@ -50,6 +52,8 @@ class Method(nn.Module):
         self.target: VisionTransformer | None = make_target(self.online) if keeps_target else None
         if self.recipe.train.activation_checkpointing:
             self.online.set_grad_checkpointing()
+            if isinstance(self.predictor, NarrowPredictor):
+                self.predictor.set_grad_checkpointing()
 
     @property
     def encoder(self) -> VisionTransformer:

@@ -6,6 +6,7 @@ hidden patches); loss = Σ smooth-L1(ẑ, h at those positions) over blocks, tok
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -24,24 +25,37 @@ from openjepa.objectives import (
     masked_sum,
     regularise,
     standardise,
+    token_variance,
     transform_target,
 )
 from openjepa.types import Batch, Ids, MaskGroup, Output, Progress, Tokens
 
 
-def stack_targets(group: MaskGroup, batch: int) -> Ids:
-    """All paired target ids of a group as one query ``(R·B, K)``: target-major, inside each by context (official.md §2.1).
+def paired_targets(group: MaskGroup) -> list[Ids]:
+    """The target of every pair, in the order of the predictions: target-major, inside each by context (official.md §2.1).
 
-    Ids of different lengths are padded with a validity mask.
+    Contexts and targets are paired all with all, or one to one; ``mask_tokens`` and ``weights`` follow this order.
     """
-    targets = [
-        group.targets[j] for j in range(len(group.targets)) for i in range(len(group.contexts)) if (i, j) in group.pairs
-    ]
-    longest = max(t.index.shape[1] for t in targets)
-    if all(t.valid is None and t.index.shape[1] == longest for t in targets):
-        return Ids(torch.cat([t.index for t in targets]))
+    everyone = [(i, j) for j in range(len(group.targets)) for i in range(len(group.contexts))]
+    each = [(k, k) for k in range(len(group.targets))]
+    assert sorted(group.pairs) in (sorted(everyone), each), (
+        f"contexts and targets are paired neither way: {group.pairs}"
+    )
+    return [group.targets[j] for _, j in sorted(group.pairs, key=lambda pair: pair[::-1])]
+
+
+def stack_targets(group: MaskGroup) -> Ids:
+    """All paired target ids of a group as one query ``(R·B, K)``, padded with a validity mask where lengths differ."""
+    return _stack(paired_targets(group))
+
+
+def _stack(parts: list[Ids]) -> Ids:
+    """Ids one below the other, the shorter padded."""
+    longest = max(t.index.shape[1] for t in parts)
+    if all(t.valid is None and t.index.shape[1] == longest for t in parts):
+        return Ids(torch.cat([t.index for t in parts]))
     index, valid = [], []
-    for t in targets:
+    for t in parts:
         short = longest - t.index.shape[1]
         seen = torch.ones_like(t.index, dtype=torch.bool) if t.valid is None else t.valid
         index.append(torch.nn.functional.pad(t.index, (0, short), value=0))
@@ -49,8 +63,16 @@ def stack_targets(group: MaskGroup, batch: int) -> Ids:
     return Ids(torch.cat(index), torch.cat(valid))
 
 
+def weigh_pairs(elements: Tensor, group: MaskGroup) -> Tensor:
+    """Distances ``(R·B, …)`` times the weight of the pair each row belongs to."""
+    if not group.weights:
+        return elements
+    weights = torch.tensor(group.weights, dtype=elements.dtype, device=elements.device)
+    return elements * weights.repeat_interleave(len(elements) // len(weights))[:, None, None]
+
+
 class MaskedLatent(Method):
-    """I-JEPA, data2vec and their kin; every part is exchangeable by name (DESIGN §1).
+    """I-JEPA, V-JEPA, V-JEPA 2, data2vec and their kin; every part is exchangeable by name (DESIGN §1).
 
     Raises:
         ConfigError: the target averages more layers than the encoder has.
@@ -109,7 +131,7 @@ class MaskedLatent(Method):
         Returns:
             predictions ``(R·B, K, D)``, their ids, and the context tokens ``(contexts·B, K_c, D)``.
         """
-        query = stack_targets(group, len(images))
+        query = stack_targets(group)
         if isinstance(self.predictor, TokenHead):
             whole = [self._with_mask_tokens(images, ids, group) for ids in group.contexts]  # (B, N, D) each
             everywhere = torch.cat(whole)
@@ -120,12 +142,13 @@ class MaskedLatent(Method):
         seen = [self.online.forward_features(images, keep=ids) for ids in group.contexts]
         context = join_contexts(seen, group)
         assert isinstance(self.predictor, NarrowPredictor)
-        return self.predictor.predict(context, query), query, context
+        tokens, whole_grid = group.mask_tokens, group.complement
+        return self.predictor.predict(context, query, tokens, whole_grid), query, context
 
     def _with_mask_tokens(self, images: Tensor, context: Ids, group: MaskGroup) -> Tensor:
         """Encode every position, the mask token standing where ``context`` does not name a patch."""
         assert isinstance(self.predictor, TokenHead)
-        index, tokens = context.index, group.grid[0] * group.grid[1]
+        index, tokens = context.index, math.prod(group.grid)
         shown = torch.zeros(len(index), tokens, dtype=torch.uint8, device=index.device)
         valid = torch.ones_like(index, dtype=torch.uint8) if context.valid is None else context.valid.to(torch.uint8)
         shown.scatter_reduce_(1, index, valid, reduce="amax")
@@ -144,20 +167,24 @@ class MaskedLatent(Method):
             images = batch.inputs[group.group]
             prediction, query, context = self.predict(images, group)
             raw, full = self.targets(images)
-            loss = self._compare(prediction, gather_tokens(tile_rows(full, query), query.index), query.valid)
+            loss = self._compare(prediction, gather_tokens(tile_rows(full, query), query.index), query.valid, group)
             terms["prediction"] = terms.get("prediction", 0.0) + loss.detach() / count
             total = total + objective.weight * loss
+            if objective.variance > 0:
+                value = token_variance(prediction, query.valid, len(group.pairs))
+                terms["variance"] = terms.get("variance", 0.0) + value.detach() / len(masks)
+                total = total + objective.variance * value * (count / len(masks))
             for name, weight, value in self._batch_terms(context, raw, progress):
                 terms[name] = terms.get(name, 0.0) + value.detach() / len(masks)
                 total = total + weight * value * (count / len(masks))
         return Output(total, count, terms)
 
-    def _compare(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+    def _compare(self, prediction: Tensor, target: Tensor, valid: Tensor | None, group: MaskGroup) -> Tensor:
         """Summed loss of ``(R·B, K, D)`` predictions against targets, by token or by the mean over each block."""
         objective = self.recipe.objective
         if objective.granularity == "block":
             prediction, target, valid = block_mean(prediction, valid), block_mean(target, valid), None
-        return masked_sum(distance(objective, prediction, target, valid), valid)
+        return masked_sum(weigh_pairs(distance(objective, prediction, target, valid), group), valid)
 
     def _batch_terms(self, context: Tokens, raw: Tensor, progress: Progress) -> Iterator[tuple[str, float, Tensor]]:
         """Name, weight and value of every term with batch statistics, on mean-pooled context features ``(B', D)``."""
@@ -188,8 +215,10 @@ class MaskedLatent(Method):
             alone = self.recipe.target.layers == 1 and self.recipe.target.layer_output == "block"
             deployed = (raw if alone else self.encoder.forward_features(images)).float().mean(dim=1)
         return Panel(
-            loss=self._compare(prediction, target, query.valid) / elements,
-            cheats={name: self._compare(guess, target, query.valid) / elements for name, guess in guesses.items()},
+            loss=self._compare(prediction, target, query.valid, group) / elements,
+            cheats={
+                name: self._compare(guess, target, query.valid, group) / elements for name, guess in guesses.items()
+            },
             prediction_std=prediction.float()[valid].std(dim=0).mean(),
             target_std=raw.float().flatten(0, 1).std(dim=0).mean(),
             features=deployed,
@@ -205,7 +234,7 @@ def cheats(full: Tensor, query: Ids, group: MaskGroup) -> dict[str, Tensor]:
     """
     tiled = tile_rows(full, query)
     others = (full.sum(dim=0) - full) / max(len(full) - 1, 1)  # mean over the other images, per position
-    nearest = _nearest_context(query, group.contexts[0], group.grid)
+    nearest = _nearest_context(query, _stack(group.contexts), group.grid)
     return {
         "mean_target": full.mean(dim=(0, 1)).expand(*query.index.shape, -1),
         "position_only": gather_tokens(tile_rows(others, query), query.index),
@@ -224,14 +253,8 @@ def join_contexts(seen: list[Tensor], group: MaskGroup) -> Tokens:
     if len(seen) == 1:
         return Tokens(seen[0], group.grid, group.contexts[0])
     longest = max(z.shape[1] for z in seen)
-    values, index, valid = [], [], []
-    for z, ids in zip(seen, group.contexts, strict=True):
-        short = longest - z.shape[1]
-        values.append(torch.nn.functional.pad(z, (0, 0, 0, short)))
-        index.append(torch.nn.functional.pad(ids.index, (0, short), value=0))
-        mask = torch.ones_like(ids.index, dtype=torch.bool) if ids.valid is None else ids.valid
-        valid.append(torch.nn.functional.pad(mask, (0, short), value=False))
-    return Tokens(torch.cat(values), group.grid, Ids(torch.cat(index), torch.cat(valid)))
+    values = [torch.nn.functional.pad(z, (0, 0, 0, longest - z.shape[1])) for z in seen]
+    return Tokens(torch.cat(values), group.grid, _stack(group.contexts))
 
 
 def _mean_tokens(context: Tokens) -> Tensor:
@@ -250,12 +273,14 @@ def _pooled_head(dim: int) -> nn.Sequential:
 
 def _nearest_context(query: Ids, context: Ids, grid: tuple[int, ...]) -> Tensor:
     """For every queried token the id of the visible token nearest in the grid: ``(R·B, K)``."""
-    width = grid[1]
+    axes = torch.cartesian_prod(*(torch.arange(side, device=query.index.device) for side in grid)).float()  # (N, A)
     repeats = len(query.index) // len(context.index)
-    seen = context.index.repeat(repeats, 1)  # (R·B, K_c)
-    rows = (query.index // width)[..., None] - (seen // width)[:, None]
-    columns = (query.index % width)[..., None] - (seen % width)[:, None]
-    apart = (rows.square() + columns.square()).float()
-    if context.valid is not None:
-        apart = apart.masked_fill(~context.valid.repeat(repeats, 1)[:, None], float("inf"))
-    return seen.gather(1, apart.argmin(dim=-1))
+    answer = torch.empty_like(query.index)
+    for row, asked in enumerate(query.index):  # one at a time: all rows of a clip at once would need gigabytes
+        other = row % len(context.index) if repeats > 1 else row
+        seen = context.index[other]
+        apart = torch.cdist(axes[asked], axes[seen], compute_mode="donot_use_mm_for_euclid_dist")  # (K, K_c)
+        if context.valid is not None:
+            apart = apart.masked_fill(~context.valid[other], float("inf"))
+        answer[row] = seen[apart.argmin(dim=-1)]
+    return answer

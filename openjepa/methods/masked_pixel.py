@@ -1,4 +1,4 @@
-"""Masked pixel prediction: MAE (2111.06377), the baseline that predicts in pixel space.
+"""Masked pixel prediction: MAE (2111.06377) and VideoMAE (2203.12602), the baselines that predict in pixel space.
 
 Visible patches (and a class token) are encoded; a decoder with mask tokens at the hidden places predicts the pixels of
 every hidden patch, each patch normalised by its own mean and deviation; the loss is their squared error.
@@ -14,7 +14,7 @@ from torch import Tensor
 from openjepa.config.schema import Recipe
 from openjepa.errors import ConfigError
 from openjepa.methods.base import Method, Panel
-from openjepa.methods.masked_latent import cheats, join_contexts, stack_targets, tile_rows
+from openjepa.methods.masked_latent import cheats, join_contexts, stack_targets, tile_rows, weigh_pairs
 from openjepa.models import PixelDecoder, build_predictor
 from openjepa.models.transformer import gather_tokens
 from openjepa.objectives import distance, elements_per_token, masked_sum, patchify, pixel_target
@@ -50,10 +50,15 @@ class MaskedPixel(Method):
         return float(tokens * elements_per_token(self.recipe.objective, values))
 
     def targets(self, images: Tensor) -> Tensor:
-        """What is to be predicted of normalised ``(B, C, H, W)``: ``(B, N, p·p·C)`` float32, without gradient."""
+        """What is to be predicted of normalised images or clips: ``(B, N, V)`` float32 pixels of each token, no gradient."""
         with torch.no_grad():
-            patches = patchify(images, self.online.patch_size[0])
-            return pixel_target(patches, normalised=self.recipe.target.transform != "none")
+            normalised = self.recipe.target.transform != "none"
+            if not self.online.video:
+                return pixel_target(patchify(images, self.online.patch_size[0]), normalised=normalised)
+            tubelet = self.online.tubelet_size
+            clips = images if images.ndim == 5 else images[:, :, None].expand(-1, -1, tubelet, -1, -1)
+            patches = patchify(clips, self.online.patch_size[0], tubelet)
+            return pixel_target(patches, normalised=normalised, channels=self.online.channels)
 
     def predict(self, images: Tensor, group: MaskGroup) -> tuple[Tensor, Ids]:
         """Encode the visible patches and decode the hidden ones.
@@ -62,8 +67,8 @@ class MaskedPixel(Method):
             predictions ``(R·B, K, p·p·C)`` and their ids.
         """
         seen = [self.online.forward_features(images, keep=ids, prefix=True) for ids in group.contexts]
-        query = stack_targets(group, len(images))
-        return self.predictor.predict(join_contexts(seen, group), query), query
+        query = stack_targets(group)
+        return self.predictor.predict(join_contexts(seen, group), query, complement=group.complement), query
 
     def forward(
         self, batch: Batch, masks: Sequence[MaskGroup], progress: Progress, count: float | None = None
@@ -75,13 +80,14 @@ class MaskedPixel(Method):
         for group in masks:
             images = batch.inputs[group.group]
             prediction, query = self.predict(images, group)
-            total = total + self._compare(prediction, self.targets(images), query)
+            total = total + self._compare(prediction, self.targets(images), query, group)
         return Output(self.recipe.objective.weight * total, count, {"prediction": total.detach() / count})
 
-    def _compare(self, prediction: Tensor, full: Tensor, query: Ids) -> Tensor:
+    def _compare(self, prediction: Tensor, full: Tensor, query: Ids, group: MaskGroup) -> Tensor:
         """Summed distance of ``(R·B, K, V)`` predictions to the queried ones of all targets ``(B, N, V)``."""
         target = gather_tokens(tile_rows(full, query), query.index)
-        return masked_sum(distance(self.recipe.objective, prediction, target, query.valid), query.valid)
+        elements = distance(self.recipe.objective, prediction, target, query.valid)
+        return masked_sum(weigh_pairs(elements, group), query.valid)
 
     @torch.no_grad()
     def panel(self, batch: Batch, masks: Sequence[MaskGroup]) -> Panel:
@@ -95,8 +101,8 @@ class MaskedPixel(Method):
         features = self.online.forward_features(images).float().mean(dim=1)
         guesses = cheats(full, query, group)
         return Panel(
-            loss=self._compare(prediction, full, query) / elements,
-            cheats={name: self._compare(guess, full, query) / elements for name, guess in guesses.items()},
+            loss=self._compare(prediction, full, query, group) / elements,
+            cheats={name: self._compare(guess, full, query, group) / elements for name, guess in guesses.items()},
             prediction_std=prediction.float()[valid].std(dim=0).mean(),
             target_std=full.flatten(0, 1).std(dim=0).mean(),
             features=features,
@@ -112,6 +118,7 @@ def _check(recipe: Recipe) -> None:
         "target.transform=centred": recipe.target.transform == "centred",
         "objective.granularity=block": objective.granularity == "block",
         "objective.pooled": objective.pooled > 0,
+        "objective.variance": objective.variance > 0,
         "objective.regularisers": bool(objective.regularisers),
     }
     asked = [name for name, used in wrong.items() if used]

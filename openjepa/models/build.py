@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from openjepa.config.schema import (
@@ -17,7 +19,7 @@ from openjepa.models.pixel_decoder import PixelDecoder
 from openjepa.models.predictor import NarrowPredictor
 from openjepa.models.projector import Projector
 from openjepa.models.token_head import TokenHead
-from openjepa.models.vit import VisionTransformer
+from openjepa.models.vit import VisionTransformer, positions_of
 
 
 def build_predictor(config: PredictorConfig, encoder: VisionTransformer, model: ModelConfig) -> nn.Module:
@@ -26,6 +28,11 @@ def build_predictor(config: PredictorConfig, encoder: VisionTransformer, model: 
     Raises:
         ConfigError: widths and heads do not fit.
     """
+    fixed = positions_of(model)
+    if fixed.kind == "learned":  # those of a predictor never are
+        fixed = replace(fixed, kind="sincos2d")
+    values = encoder.channels * encoder.patch_size[0] * encoder.patch_size[1]
+    values *= encoder.tubelet_size if encoder.video else 1
     match config:
         case NarrowPredictorConfig():
             return NarrowPredictor(
@@ -35,8 +42,10 @@ def build_predictor(config: PredictorConfig, encoder: VisionTransformer, model: 
                 depth=config.depth,
                 heads=config.heads or encoder.heads,
                 mlp_ratio=config.mlp_ratio,
-                position_order=model.position_order,
+                positions=fixed,
                 init=model.init,
+                mask_tokens=config.mask_tokens,
+                zero_tokens=config.mask_token_init == "zero",
             )
         case LinearPredictorConfig() | NoPredictorConfig():
             return TokenHead(encoder.embed_dim, linear=config.kind == "linear")
@@ -52,11 +61,11 @@ def build_predictor(config: PredictorConfig, encoder: VisionTransformer, model: 
             return PixelDecoder(
                 embed_dim=encoder.embed_dim,
                 grid=encoder.grid,
-                patch_values=encoder.channels * encoder.patch_size[0] * encoder.patch_size[1],
+                patch_values=values,
                 dim=config.dim,
                 depth=config.depth,
                 heads=config.heads or encoder.heads,
                 mlp_ratio=config.mlp_ratio,
-                position_order=model.position_order,
+                positions=fixed,
                 init=model.init,
             )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from openjepa.models.positions import Order
-from openjepa.models.predictor import NarrowPredictor
+from openjepa.models.positions import Positions
+from openjepa.models.predictor import DEFAULT_POSITIONS, NarrowPredictor
 from openjepa.models.transformer import Init
 
 
@@ -14,20 +14,20 @@ class PixelDecoder(NarrowPredictor):
     of the sequence instead of in the mask tokens' places gives the published result for less work.
 
     Args:
-        patch_values: numbers per patch, ``p·p·C``. Others as in :class:`NarrowPredictor`.
+        patch_values: numbers per patch, ``p·p·C``, of a tubelet ``tubelet·p·p·C``. Others as in :class:`NarrowPredictor`.
     """
 
     def __init__(
         self,
         *,
         embed_dim: int,
-        grid: tuple[int, int],
+        grid: tuple[int, ...],
         patch_values: int,
         dim: int = 512,
         depth: int = 8,
         heads: int = 16,
         mlp_ratio: float = 4.0,
-        position_order: Order = "column_first",
+        positions: Positions = DEFAULT_POSITIONS,
         init: Init = "mae",
     ) -> None:
         super().__init__(
@@ -37,7 +37,7 @@ class PixelDecoder(NarrowPredictor):
             depth=depth,
             heads=heads,
             mlp_ratio=mlp_ratio,
-            position_order=position_order,
+            positions=positions,
             init=init,
             out_dim=patch_values,
         )

@@ -1,14 +1,80 @@
-"""Fixed 2-D sine–cosine position tables in both published channel orders, and their interpolation to other grids."""
+"""Fixed sine–cosine position tables of images and clips in the published channel orders, for any grid."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openjepa.errors import ConfigError
+from openjepa.models.rotary import Pairing, axis_width, rotary3d
+
 Order = Literal["column_first", "row_first"]
+Kind = Literal["sincos2d", "sincos3d", "rope3d", "learned"]
+Grid = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Which positions a network has. kind: table added to tokens, or rotary (``rope3d``) inside every attention.
+
+    order: of sincos2d's halves. uniform_power: of sincos3d's thirds. pairing: of rope3d's angles.
+    """
+
+    kind: Kind = "sincos2d"
+    order: Order = "column_first"
+    uniform_power: bool = True
+    pairing: Pairing = "interleaved"
+
+    @property
+    def rotary(self) -> bool:
+        """Whether positions turn queries and keys instead of being added to tokens."""
+        return self.kind == "rope3d"
+
+    def check(self, dim: int, heads: int, what: str) -> None:
+        """Raise ConfigError where ``dim`` channels in ``heads`` heads cannot hold these positions."""
+        if dim % heads:
+            raise ConfigError(
+                f"{what} {dim} is not a multiple of its {heads} heads: set {what.rpartition('.')[0]}.heads"
+            )
+        if self.rotary and (dim // heads % 2 or axis_width(dim // heads) < 2):
+            raise ConfigError(
+                f"{what} {dim} in {heads} heads gives {dim // heads} channels a head: rope3d needs an even number from 6"
+            )
+        need = {"sincos2d": 4, "sincos3d": 2 if self.uniform_power else 8}.get(self.kind, 1)
+        if dim % need:
+            raise ConfigError(f"{what} {dim} is not a multiple of {need}, which {self.kind} positions need")
+
+    def native_table(self, dim: int, grid: Grid) -> Tensor:
+        """The table ``(N, dim)`` of the grid a network is built for."""
+        if self.kind == "sincos3d":
+            return sincos3d(dim, _three(grid), self.uniform_power)
+        return sincos2d(dim, (grid[-2], grid[-1]), self.order)
+
+    def table_for(self, table: Tensor, native: Grid, grid: Grid) -> Tensor:
+        """What is added on another ``grid``: ``(N', dim)`` from the native table ``(N, dim)``.
+
+        sincos2d and learned: bicubic interpolation. sincos3d: rows and columns stretched over the native ones, time going
+        on frame by frame (a longer clip lasts longer, it is not slower), straight from the formula.
+        """
+        if native == grid:
+            return table
+        if self.kind == "sincos3d":
+            size = native[-2], native[-1]
+            return sincos3d(table.shape[-1], _three(grid), self.uniform_power, native=size).to(table)
+        return resample_positions(table, (native[-2], native[-1]), (grid[-2], grid[-1]))
+
+    def rotation(self, head_dim: int, grid: Grid) -> Tensor:
+        """Cosines and sines ``(2, N, head_dim)`` of every token of ``grid``; integer patch units, never rescaled."""
+        return rotary3d(head_dim, _three(grid), self.pairing)
+
+
+def _three(grid: Grid) -> tuple[int, int, int]:
+    """An image's grid is that of a clip of one tubelet."""
+    return (1, *grid) if len(grid) == 2 else (grid[0], grid[1], grid[2])  # type: ignore[return-value]
 
 
 def sincos1d(dim: int, positions: Tensor) -> Tensor:
@@ -41,6 +107,37 @@ def sincos2d(dim: int, grid: tuple[int, int], order: Order = "column_first") -> 
     columns = torch.arange(width).repeat(height)
     first, second = (columns, rows) if order == "column_first" else (rows, columns)
     return torch.cat([sincos1d(dim // 2, first), sincos1d(dim // 2, second)], dim=1).float()
+
+
+def sincos3d(
+    dim: int, grid: tuple[int, int, int], uniform_power: bool = True, native: tuple[int, int] | None = None
+) -> Tensor:
+    """Position table of a ``t × h × w`` grid, channels [time | row | column] (V-JEPA 2404.08471; official.md §1.5).
+
+    uniform_power: each axis has 2·⌈dim/6⌉ channels and the whole is cut to ``dim`` from the right (all published
+    weights); else dim/2 for time and dim/4 for row and column. native: rows and columns of the grid the network was built
+    for: patch centres are then placed over it, at fractions of its patches.
+
+    Returns:
+        ``(t·h·w, dim)`` float32, time-major.
+    """
+    frames, height, width = grid
+    high, wide = native or (height, width)
+    time = torch.arange(frames, dtype=torch.float64)
+    rows = (torch.arange(height, dtype=torch.float64) + 0.5) * (high / height) - 0.5
+    columns = (torch.arange(width, dtype=torch.float64) + 0.5) * (wide / width) - 0.5
+    third = 2 * -(-dim // 6)
+    widths = (third, third, third) if uniform_power else (dim // 2, dim // 4, dim // 4)
+    parts = [sincos1d(size, axis) for size, axis in zip(widths, (time, rows, columns), strict=True)]
+    table = torch.cat(
+        [
+            parts[0][:, None, None].expand(frames, height, width, -1),
+            parts[1][None, :, None].expand(frames, height, width, -1),
+            parts[2][None, None, :].expand(frames, height, width, -1),
+        ],
+        dim=-1,
+    )
+    return table[..., :dim].reshape(frames * height * width, dim).float()
 
 
 def resample_positions(table: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:

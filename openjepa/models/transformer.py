@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openjepa.models.rotary import rotate
+
 LAYER_NORM_EPS = 1e-6  # encoders and predictors; probes use 1e-5
 Init = Literal["ijepa", "vjepa2", "mae"]
 
@@ -36,18 +38,27 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, last: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, last: int | None = None, rope: Tensor | None = None
+    ) -> Tensor:
         """``(B, N, D)`` → ``(B, N, D)``; ``mask`` is ``(B, 1, 1, N)`` bool, True where a key may be seen.
 
-        ``last``: only the last so many tokens ask (every token answers), and only they come back.
+        ``last``: only the last so many tokens ask (every token answers), and only they come back. ``rope``: rotary
+        positions of all tokens, ``(2, B or 1, 1, N, D/heads)`` (:mod:`openjepa.models.rotary`).
         """
         if last is None:
-            query, key, value = self._heads(self.qkv(x), 3)
+            heads = self._heads(self.qkv(x), 3)
+            if rope is None:
+                query, key, value = heads
+            else:
+                (query, key), value = rotate(heads[:2], rope[:, None]), heads[2]
         else:
             dim = x.shape[-1]
             weight, bias = self.qkv.weight, self.qkv.bias
             (query,) = self._heads(F.linear(x[:, -last:], weight[:dim], bias[:dim]), 1)
             key, value = self._heads(F.linear(x, weight[dim:], bias[dim:]), 2)
+            if rope is not None:
+                query, key = rotate(query, rope[..., -last:, :]), rotate(key, rope)
         return self.proj(attend(query, key, value, mask).transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor, parts: int) -> Tensor:
@@ -80,18 +91,20 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, last: int | None = None) -> Tensor:
-        """``(B, N, D)`` → ``(B, N, D)``, or only the last ``last`` tokens of that, for less work."""
-        x, branch = self._parts(x, mask, last)
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, last: int | None = None, rope: Tensor | None = None
+    ) -> Tensor:
+        """``(B, N, D)`` → ``(B, N, D)``, or only the last ``last`` tokens of that, for less work; see :class:`Attention`."""
+        x, branch = self._parts(x, mask, last, rope)
         return x + branch
 
-    def forward_parts(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward_parts(self, x: Tensor, mask: Tensor | None = None, rope: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The two addends of the block's output: the residual stream after attention, and the FFN's output."""
-        return self._parts(x, mask, None)
+        return self._parts(x, mask, None, rope)
 
-    def _parts(self, x: Tensor, mask: Tensor | None, last: int | None) -> tuple[Tensor, Tensor]:
+    def _parts(self, x: Tensor, mask: Tensor | None, last: int | None, rope: Tensor | None) -> tuple[Tensor, Tensor]:
         # Apart from forward_parts, which sharding wraps as it wraps forward: one must not run inside the other.
-        answer = self.attn(self.norm1(x), mask, last)
+        answer = self.attn(self.norm1(x), mask, last, rope)
         x = (x if last is None else x[:, -last:]) + self._drop(answer)
         return x, self._drop(self.mlp(self.norm2(x)))
 
@@ -111,7 +124,7 @@ def initialise(root: nn.Module, blocks: nn.ModuleList, how: Init) -> None:
     Xavier-uniform, the patch projection as one linear layer (2111.06377 §A.1).
     """
     for module in root.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
             if how == "mae":
                 nn.init.xavier_uniform_(module.weight.detach().flatten(1))  # a view: the weight itself is filled
             else:

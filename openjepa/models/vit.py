@@ -1,7 +1,8 @@
-"""The vision transformer every image system here encodes with: no class token, mean-pooled by whoever needs one vector."""
+"""The vision transformer every image and video system here encodes with, mean-pooled by whoever needs one vector."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,33 +13,59 @@ from torch.utils.checkpoint import checkpoint
 
 from openjepa.config.schema import ModelConfig
 from openjepa.errors import ConfigError
-from openjepa.models.positions import Order, resample_positions, sincos2d
+from openjepa.models.positions import Positions
+from openjepa.models.rotary import pick_rotation
 from openjepa.models.sizes import size_named
 from openjepa.models.transformer import LAYER_NORM_EPS, Block, Init, gather_tokens, initialise, key_mask, residual
 from openjepa.types import Ids
 
+DEFAULT_POSITIONS = Positions()
+
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches through one projection; leftover pixels are dropped, tokens are row-major.
+    """Non-overlapping patches, or tubelets of a clip, through one projection; leftover pixels and frames are dropped.
 
-    The weight is stored as the published convolution ``(D, C, p, p)`` and applied as a matrix product, so that hidden
-    patches need not be projected at all.
+    The weight is stored as the published convolution, ``(D, C, p, p)`` or ``(D, C, tubelet, p, p)``, and applied as a matrix
+    product, so that hidden tokens need not be projected at all.
     """
 
-    def __init__(self, patch_size: int, channels: int, dim: int) -> None:
+    def __init__(self, patch_size: int, channels: int, dim: int, tubelet_size: int | None = None) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.patch_size, self.tubelet_size = patch_size, tubelet_size
+        self.proj: nn.Conv2d | nn.Conv3d
+        if tubelet_size is None:
+            self.proj = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
+        else:
+            size = (tubelet_size, patch_size, patch_size)
+            self.proj = nn.Conv3d(channels, dim, kernel_size=size, stride=size)
 
     def forward(self, x: Tensor, keep: Ids | None = None) -> Tensor:
-        """``(B, C, H, W)`` → ``(B, h·w, D)``, or ``(B, K, D)`` for the patches ``keep`` names."""
-        p, (batch, channels, height, width) = self.patch_size, x.shape
-        h, w = height // p, width // p
-        x = x[..., : h * p, : w * p].reshape(batch, channels, h, p, w, p)
-        patches = x.permute(0, 2, 4, 1, 3, 5).reshape(batch, h * w, channels * p * p)  # (B, N, C·p·p)
+        """``(B, C, H, W)`` or ``(B, C, T, H, W)`` → ``(B, N, D)`` in id order, or ``(B, K, D)`` for the ids in ``keep``.
+
+        An image before tubelets is a clip of one tubelet: repeated, as published (official.md §1.2).
+        """
+        if self.tubelet_size is None:
+            patches = self._patches(x)
+        else:
+            clip = x if x.ndim == 5 else x[:, :, None].expand(-1, -1, self.tubelet_size, -1, -1)
+            patches = self._tubelets(clip, self.tubelet_size)
         if keep is not None:
             patches = gather_tokens(patches, keep.index)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` → ``(B, h·w, C·p·p)``."""
+        p, (batch, channels, height, width) = self.patch_size, x.shape
+        h, w = height // p, width // p
+        x = x[..., : h * p, : w * p].reshape(batch, channels, h, p, w, p)
+        return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, h * w, channels * p * p)
+
+    def _tubelets(self, x: Tensor, tubelet: int) -> Tensor:
+        """``(B, C, T, H, W)`` → ``(B, t·h·w, C·tubelet·p·p)``."""
+        p, (batch, channels, frames, height, width) = self.patch_size, x.shape
+        t, h, w = frames // tubelet, height // p, width // p
+        x = x[:, :, : t * tubelet, : h * p, : w * p].reshape(batch, channels, t, tubelet, h, p, w, p)
+        return x.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, t * h * w, channels * tubelet * p * p)
 
 
 class VisionTransformer(nn.Module):
@@ -48,44 +75,47 @@ class VisionTransformer(nn.Module):
 
     Args:
         image_size: native ``(H, W)`` in pixels; any other size works, positions are then interpolated.
-        positions: ``sincos2d`` (a buffer, recomputed, never saved) or ``learned`` (a parameter).
-        position_order: channel order of the sincos table: I-JEPA ``column_first``, V-JEPA ``row_first``.
+        frames: native frames of a clip, which makes this an encoder of video; any other length works. None: images.
+        tubelet_size: frames per token of a clip.
+        positions: :class:`openjepa.models.positions.Positions`: tables are buffers, recomputed, never saved; ``learned`` is
+            a parameter; ``rope3d`` turns queries and keys instead.
         drop_path: stochastic depth of the last block, linear over depth.
         init: published initialisation, see :func:`openjepa.models.transformer.initialise`.
         class_token: a learned token in front of the patches. It has no position of its own (MAE's is zero; a learned one
             would only add to it), takes part in attention, and is left out of what the methods below return.
     """
 
-    pos_embed: Tensor
+    pos_embed: Tensor | None
+    rope: Tensor | None
 
     def __init__(
         self,
         *,
         image_size: tuple[int, int],
         patch_size: int,
+        frames: int | None = None,
+        tubelet_size: int = 2,
         channels: int = 3,
         dim: int = 192,
         depth: int = 12,
         heads: int = 3,
         mlp_ratio: float = 4.0,
-        positions: Literal["sincos2d", "learned"] = "sincos2d",
-        position_order: Order = "column_first",
+        positions: Positions = DEFAULT_POSITIONS,
         drop_path: float = 0.0,
         init: Init = "vjepa2",
         class_token: bool = False,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ConfigError(f"model width {dim} is not a multiple of its {heads} heads")
-        if dim % 4 and positions == "sincos2d":
-            raise ConfigError(f"model width {dim} is not a multiple of 4, which sincos2d positions need")
-        self.image_size, self.channels = image_size, channels
-        self.patch_size = (patch_size, patch_size)
-        self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)
+        positions.check(dim, heads, "model.dim")
+        self.image_size, self.channels, self.frames = image_size, channels, frames
+        self.patch_size, self.tubelet_size = (patch_size, patch_size), tubelet_size
+        plane = (image_size[0] // patch_size, image_size[1] // patch_size)
+        self.grid: tuple[int, ...] = plane if frames is None else (frames // tubelet_size, *plane)
+        self.positions = positions
         self.embed_dim = self.num_features = dim
         self.depth, self.heads = depth, heads
         self.grad_checkpointing = False
-        self.patch_embed = PatchEmbed(patch_size, channels, dim)
+        self.patch_embed = PatchEmbed(patch_size, channels, dim, None if frames is None else tubelet_size)
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
@@ -94,11 +124,24 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
-        if positions == "learned":
-            self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1], dim))
+        self._add_positions()
+
+    def _add_positions(self) -> None:
+        """Parameter or buffers of the native grid."""
+        positions, dim = self.positions, self.embed_dim
+        rope = positions.rotation(dim // self.heads, self.grid) if positions.rotary else None
+        self.register_buffer("rope", rope, persistent=False)
+        if positions.kind == "learned":
+            self.pos_embed = nn.Parameter(torch.empty(1, math.prod(self.grid), dim))
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
         else:
-            self.register_buffer("pos_embed", sincos2d(dim, self.grid, position_order)[None], persistent=False)
+            table = None if positions.rotary else positions.native_table(dim, self.grid)[None]
+            self.register_buffer("pos_embed", table, persistent=False)
+
+    @property
+    def video(self) -> bool:
+        """Whether inputs are clips."""
+        return self.frames is not None
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute block activations in the backward pass instead of keeping them."""
@@ -114,7 +157,8 @@ class VisionTransformer(nn.Module):
         """Encode patches, all or only those ``keep`` names (official.md §1.8: positions are added before dropping).
 
         Args:
-            x: ``(B, C, H, W)`` normalised images of any size of at least one patch.
+            x: ``(B, C, H, W)`` normalised images of any size of at least one patch; an encoder of video takes clips
+                ``(B, C, T, H, W)`` of any length of at least one tubelet, and an image as a clip of one tubelet.
             keep: ids of the visible patches; padded rows are masked out as attention keys.
             replace: ``(hidden (B, N) bool, token (1, 1, D))``: instead of dropping, put a token where ``hidden`` (data2vec).
             prefix: also return the class token, in front.
@@ -122,9 +166,9 @@ class VisionTransformer(nn.Module):
         Returns:
             ``(B, N, D)`` after the final norm, or ``(B, K, D)`` in the order of ``keep``.
         """
-        x, mask = self._embed(x, keep, replace)
+        x, mask, rope = self._embed(x, keep, replace)
         for block in self.blocks:
-            x = self._run(block, x, mask)
+            x = self._run(block, x, mask, rope)
         x = self.norm(x)
         return x if prefix else x[:, self.num_prefix_tokens :]
 
@@ -152,52 +196,76 @@ class VisionTransformer(nn.Module):
         elif isinstance(indices, int):
             indices = range(self.depth - indices, self.depth)
         wanted = {i % self.depth for i in indices}
-        x, mask = self._embed(x, keep)
+        x, mask, rope = self._embed(x, keep)
         taps = []
         for i, block in enumerate(self.blocks):
             if i in wanted and output == "ffn":
                 assert isinstance(block, Block)
-                stream, tap = block.forward_parts(x, mask)
+                stream, tap = block.forward_parts(x, mask, rope)
                 x = stream + tap
             else:
-                tap = x = self._run(block, x, mask)
+                tap = x = self._run(block, x, mask, rope)
             if i in wanted:
                 taps.append((self.norm(tap) if norm == "final" else tap)[:, self.num_prefix_tokens :])
         return taps
 
-    def positions_for(self, grid: tuple[int, int]) -> Tensor:
-        """Position table ``(1, h·w, D)`` for ``grid``: native, or bicubically interpolated."""
-        if grid == self.grid:
-            return self.pos_embed
-        return resample_positions(self.pos_embed[0], self.grid, grid)[None]
+    def grid_of(self, x: Tensor) -> tuple[int, ...]:
+        """Token grid of an input. Raises ConfigError when it is smaller than one patch or tubelet, or no clip nor image."""
+        p = self.patch_size[0]
+        if min(x.shape[-2:]) < p:
+            raise ConfigError(f"an image of {x.shape[-2]}×{x.shape[-1]} px is smaller than one {p} px patch")
+        plane = x.shape[-2] // p, x.shape[-1] // p
+        if not self.video:
+            if x.ndim != 4:
+                raise ConfigError(f"this encoder takes images (B, C, H, W), not {tuple(x.shape)}")
+            return plane
+        if x.ndim == 4:
+            return 1, *plane
+        if x.shape[2] < self.tubelet_size:
+            raise ConfigError(f"a clip of {x.shape[2]} frames is shorter than one tubelet of {self.tubelet_size}")
+        return x.shape[2] // self.tubelet_size, *plane
 
     def _embed(
         self, x: Tensor, keep: Ids | None, replace: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        if min(x.shape[-2:]) < self.patch_size[0]:
-            raise ConfigError(
-                f"an image of {x.shape[-2]}×{x.shape[-1]} px is smaller than one {self.patch_size[0]} px patch"
-            )
-        positions = self.positions_for((x.shape[-2] // self.patch_size[0], x.shape[-1] // self.patch_size[1]))
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Tokens with positions, the key mask, and rotary positions where these are the positions."""
+        grid = self.grid_of(x)
         tokens = self.patch_embed(x, keep)
         if replace is not None:
             hidden, token = replace
             tokens = torch.where(hidden[..., None], token.to(tokens.dtype), tokens)
-        tokens = tokens + (positions if keep is None else positions[0][keep.index])
+        rope = None
+        if self.positions.rotary:
+            assert self.rope is not None
+            table = self.rope if grid == self.grid else self.positions.rotation(self.rope.shape[-1], grid).to(x.device)
+            rope = pick_rotation(table, None if keep is None else keep.index, self.num_prefix_tokens)
+        else:
+            assert self.pos_embed is not None
+            places = self.positions.table_for(self.pos_embed[0], self.grid, grid)
+            tokens = tokens + (places if keep is None else places[keep.index])
         valid = None if keep is None else keep.valid
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(len(x), -1, -1).to(tokens.dtype), tokens], dim=1)
             valid = None if valid is None else F.pad(valid, (1, 0), value=True)
-        return residual(tokens), key_mask(valid)
+        return residual(tokens), key_mask(valid), rope
 
-    def _run(self, block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _run(self, block: nn.Module, x: Tensor, mask: Tensor | None, rope: Tensor | None) -> Tensor:
         if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, mask, use_reentrant=False)
-        return block(x, mask)
+            return checkpoint(block, x, mask, None, rope, use_reentrant=False)
+        return block(x, mask, None, rope)
 
 
-def build_encoder(model: ModelConfig, image_size: tuple[int, int], channels: int = 3) -> VisionTransformer:
+def positions_of(model: ModelConfig) -> Positions:
+    """The positions a recipe's model asks for."""
+    return Positions(model.positions, model.position_order, model.uniform_power, model.rope_pairing)
+
+
+def build_encoder(
+    model: ModelConfig, image_size: tuple[int, int], channels: int = 3, frames: int | None = None
+) -> VisionTransformer:
     """The encoder a recipe describes: a named size, with free ``dim``/``depth``/``heads``/``mlp_ratio`` on top.
+
+    frames: of a clip (``recipe.frames``), None for images.
 
     Raises:
         ConfigError: unknown size, or a free size that leaves a number out.
@@ -215,8 +283,9 @@ def build_encoder(model: ModelConfig, image_size: tuple[int, int], channels: int
         depth=model.depth or (base.depth if base else 0),
         heads=model.heads or (base.heads if base else 0),
         mlp_ratio=model.mlp_ratio or (base.mlp_ratio if base else 4.0),
-        positions=model.positions,
-        position_order=model.position_order,
+        frames=frames,
+        tubelet_size=model.tubelet_size,
+        positions=positions_of(model),
         drop_path=model.drop_path,
         init=model.init,
         class_token=model.class_token,

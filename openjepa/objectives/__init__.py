@@ -5,7 +5,7 @@ from openjepa.objectives.contrastive import nt_xent
 from openjepa.objectives.distances import block_mean, distance, elements_per_token, info_nce, masked_sum
 from openjepa.objectives.pixels import patchify, pixel_target, unpatchify
 from openjepa.objectives.precision import full_precision
-from openjepa.objectives.regularisers import covariance, regularise, sigreg, variance, vicreg
+from openjepa.objectives.regularisers import covariance, regularise, sigreg, token_variance, variance, vicreg
 from openjepa.objectives.targets import average_layers, standardise, transform_target
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "regularise",
     "sigreg",
     "standardise",
+    "token_variance",
     "transform_target",
     "unpatchify",
     "variance",

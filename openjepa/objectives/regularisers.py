@@ -118,3 +118,21 @@ def _covariance(z: Tensor) -> Tensor:
 def _exact(z: Tensor) -> AbstractContextManager[Any]:
     """No autocast: a covariance in bfloat16 has two digits."""
     return torch.autocast(z.device.type, enabled=False)
+
+
+def token_variance(prediction: Tensor, valid: Tensor | None, pairs: int) -> Tensor:
+    """V-JEPA's optional term (official.md §4): mean over samples and channels of max(0, 1 − s).
+
+    s is the mean over mask pairs of √(var + 1e-4), the unbiased variance over the predicted tokens of a sample. It needs
+    only the samples themselves, so micro-batches of equal size are exact.
+
+    Args:
+        prediction: ``(pairs·B, K, D)``, B rows per pair. valid: ``(pairs·B, K)``, False on padding.
+    """
+    prediction = full_precision(prediction)
+    weight = torch.ones_like(prediction[..., :1]) if valid is None else valid[..., None].to(prediction.dtype)
+    count = weight.sum(dim=1)  # (pairs·B, 1)
+    mean = (prediction * weight).sum(dim=1) / count
+    spread = ((prediction - mean[:, None]).square() * weight).sum(dim=1) / (count - 1).clamp_min(1)
+    deviation = (spread + 1e-4).sqrt().unflatten(0, (pairs, -1)).mean(dim=0)  # (B, D)
+    return (1 - deviation).relu().mean()

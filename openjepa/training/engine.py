@@ -151,7 +151,7 @@ class Engine:
         """The deployed encoder as an ordinary module; ``gathered`` holds the method's whole weights where they are sharded."""
         if gathered is None:
             return self.method.encoder
-        encoder = build_encoder(recipe.model, recipe.image_hw, recipe.data.channels)
+        encoder = build_encoder(recipe.model, recipe.image_hw, recipe.data.channels, recipe.frames)
         part = f"{recipe.deployed}."
         load_strict(encoder, {k.removeprefix(part): v for k, v in gathered.items() if k.startswith(part)})
         return encoder.to(self.device).eval().requires_grad_(False)

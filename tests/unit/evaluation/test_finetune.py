@@ -13,6 +13,7 @@ from openjepa.evaluation.finetune import FineTune, Tuned, _share, finetune
 from openjepa.evaluation.layerwise import DropPath, blocks_of, depth_of_parameters, layer_groups, set_drop_path
 from openjepa.evaluation.request import Bench, Settings
 from openjepa.models import VisionTransformer
+from openjepa.models.positions import Positions
 
 NAMES = ("blue", "green", "red")
 QUICK = {"lrs": (3e-3,), "epochs": 6, "batch_size": 20, "precision": "fp32"}
@@ -21,7 +22,9 @@ QUICK = {"lrs": (3e-3,), "epochs": 6, "batch_size": 20, "precision": "fp32"}
 @pytest.fixture
 def vit():
     torch.manual_seed(0)
-    return VisionTransformer(image_size=(16, 16), patch_size=8, dim=16, depth=3, heads=2, positions="learned")
+    return VisionTransformer(
+        image_size=(16, 16), patch_size=8, dim=16, depth=3, heads=2, positions=Positions("learned")
+    )
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 from openjepa.config.schema import ModelConfig
 from openjepa.errors import ConfigError
 from openjepa.models import SIZES, VisionTransformer, build_encoder
+from openjepa.models.positions import Positions
 from openjepa.types import Ids
 
 # Parameters in millions without positions, official.md §1.1 (patch 16, 224 px); H/14 from the same table.
@@ -67,7 +68,7 @@ def test_padding_changes_nothing() -> None:
 @pytest.mark.parametrize("positions", ["sincos2d", "learned"])
 @pytest.mark.parametrize("size", [(32, 32), (48, 40), (35, 33), (8, 64)])
 def test_any_size(positions: str, size: tuple[int, int]) -> None:
-    model = tiny(positions=positions)
+    model = tiny(positions=Positions(positions))
     tokens = model.forward_features(torch.randn(1, 3, *size))
     assert tokens.shape == (1, (size[0] // 8) * (size[1] // 8), 32)
     assert tokens.isfinite().all()

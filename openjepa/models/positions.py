@@ -74,7 +74,7 @@ class Positions:
 
 def _three(grid: Grid) -> tuple[int, int, int]:
     """An image's grid is that of a clip of one tubelet."""
-    return (1, *grid) if len(grid) == 2 else (grid[0], grid[1], grid[2])  # type: ignore[return-value]
+    return (1, *grid) if len(grid) == 2 else (grid[0], grid[1], grid[2])
 
 
 def sincos1d(dim: int, positions: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ class NarrowPredictor(nn.Module):
         tokens = self._tokens()
         if len(tokens) == 1:
             return tokens[0]
-        stacked = torch.cat(tokens)[:, 0]  # (tokens, W): those not used get a gradient of zero, which DDP waits for
+        stacked = torch.cat([*tokens])[:, 0]  # (tokens, W): those not used get a gradient of zero, which DDP waits for
         chosen = [number % len(tokens) for number in numbers or (0,)]
         return stacked[chosen].repeat_interleave(rows // len(chosen), dim=0)[:, None]
 

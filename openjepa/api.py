@@ -145,7 +145,7 @@ def random_encoder(recipe: Recipe) -> VisionTransformer:
     """The recipe's encoder as a run with its seed would start; torch's random state is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return build_encoder(recipe.model, recipe.image_hw, recipe.data.channels).eval()
+        return build_encoder(recipe.model, recipe.image_hw, recipe.data.channels, recipe.frames).eval()
 
 
 def runs(root: str | Path = "runs") -> list[RunInfo]:

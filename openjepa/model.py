@@ -162,7 +162,7 @@ class Model(AnyModel):
         """The encoder as a run with this recipe and its seed starts."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            return build_encoder(self.config.model, self.config.image_hw, self.channels).eval()
+            return build_encoder(self.config.model, self.config.image_hw, self.channels, self.config.frames).eval()
 
     def _networks(self) -> list[nn.Module]:
         found = (self.online, self.target, self.predictor, self.encoder, self.normalise)

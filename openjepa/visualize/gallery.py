@@ -74,7 +74,7 @@ def untrained(recipe: Recipe) -> Encoder:
     """A fresh encoder of the recipe: its own initialisation and seed, no training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return build_encoder(recipe.model, recipe.image_hw, recipe.data.channels)
+        return build_encoder(recipe.model, recipe.image_hw, recipe.data.channels, recipe.frames)
 
 
 def map_tiles(

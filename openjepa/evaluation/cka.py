@@ -14,7 +14,7 @@ from openjepa.data import Source, read_batches
 from openjepa.errors import ConfigError, DataError
 from openjepa.evaluation.request import Bench
 from openjepa.evaluation.score import Z95, Score
-from openjepa.features import Features, broken_rows, cached_extract, pool
+from openjepa.features import Features, broken_rows, cached_extract, input_of, pool, views_of
 
 GROUPS = 20  # of the jackknife
 
@@ -118,18 +118,7 @@ def compare(
 
 def _features(bench: Bench) -> Features:
     assert bench.encoder is not None
-    return cached_extract(
-        bench.encoder,
-        bench.val_source,
-        bench.transform,
-        normalise=bench.normalise,
-        device=bench.device,
-        layers=bench.layers,
-        precision=bench.precision,
-        batch_size=bench.batch_size,
-        workers=bench.workers,
-        cache_dir=bench.cache_dir,
-    )
+    return cached_extract(bench.encoder, bench.val_source, bench.transform, **bench.protocol, **bench.reading)
 
 
 def _rows_of(features: Features, ids: Sequence[int]) -> Tensor:
@@ -150,7 +139,7 @@ def _layers(bench: Bench) -> list[Tensor]:
     found: list[list[Tensor]] = []
     source: Source = bench.val_source
     for batch in read_batches(source, bench.transform, batch_size=bench.batch_size, workers=bench.workers):
-        images = bench.normalise(batch.inputs["image"].to(bench.device))
+        images = bench.normalise(views_of(input_of(batch))[0].to(bench.device))  # of a video, one clip
         found.append([pool(tokens).cpu() for tokens in encoder.forward_intermediates(images)])
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
 

@@ -159,7 +159,11 @@ class _Looks:
 
 
 def thumbnail(image: Tensor) -> Tensor:
-    """``(C, H, W)`` uint8 or float in 0..1 to ``(3 · 16²,)`` float32 without its mean; gray and colour compare."""
+    """``(C, H, W)`` uint8 or float in 0..1 to ``(3 · 16²,)`` float32 without its mean; gray and colour compare.
+
+    Of a clip ``(T, C, H, W)`` it is the middle frame's.
+    """
+    image = image[len(image) // 2] if image.ndim == 4 else image
     pixels = image.float() / (1.0 if image.is_floating_point() else 255.0)
     pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
     small = torch.nn.functional.interpolate(pixels[None], size=(THUMBNAIL, THUMBNAIL), mode="area")[0].flatten()

@@ -17,19 +17,19 @@ from openjepa.evaluation.knn import knn
 from openjepa.evaluation.linear import linear
 from openjepa.evaluation.low_shot import low_shot
 from openjepa.evaluation.masks import mask_consistency
-from openjepa.evaluation.request import Bench, Evaluator, Request, Settings, options_of
+from openjepa.evaluation.request import Bench, Evaluator, Request, Settings, Side, options_of
 from openjepa.evaluation.retrieval import retrieval
 from openjepa.evaluation.scene_probes import scene_probes
 from openjepa.evaluation.score import Score
 from openjepa.evaluation.trained import TRAINED
-from openjepa.features import Features, cached_extract, cached_raw_pixels
+from openjepa.features import Across, Features, cached_extract, cached_raw_pixels
 from openjepa.features.extraction import Layers, Precision, TokenKind
 from openjepa.types import Encoder
 
 log = logging.getLogger(__name__)
 
-RAW_PIXELS = "raw pixels"
-SIDES = ("train", "val")
+RAW_PIXELS, FRAME_DIFFERENCES = "raw pixels", "frame differences"
+SIDES: tuple[Side, Side] = ("train", "val")
 OnEvaluate = Callable[[str, str, int, int], None]  # subject, side (train or val), samples done, samples in all
 
 ALIASES: Mapping[str, str] = {"logistic": "linear"}  # second names
@@ -96,9 +96,11 @@ def evaluate(
     what: str | Sequence[str] = ("knn", "linear"),
     *,
     transform: Any,
+    val_transform: Any = None,
     subject: str = "encoder",
     baselines: Mapping[str, Encoder] | None = None,
     raw_pixels: bool = False,
+    predictors: Mapping[str, nn.Module] | None = None,
     settings: Settings | None = None,
     layers: Layers = "last",
     precision: Precision = "fp32",
@@ -106,6 +108,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 0,
     cache_dir: str | Path | None = None,
+    across: Across = "attend",
     on_progress: OnEvaluate | None = None,
 ) -> list[Score]:
     """Score ``encoder`` (and baselines) with mean-pooled features of its last layer or last four.
@@ -114,12 +117,14 @@ def evaluate(
         encoder: any :class:`openjepa.types.Encoder`. normalise: pixels to its input.
         train_source, val_source: labelled data; classes are matched by name.
         what: a name in ``EVALUATORS``, several, or ``all``: every cheap one.
-        transform: evaluation transform for both sides.
+        transform: evaluation transform for both sides; val_transform: for val, where it shows more views of each video.
         subject: how the scores call ``encoder``.
         baselines: other encoders for the same input by name, e.g. ``{"random initialisation": fresh}``.
-        raw_pixels: also score the pixels themselves.
+        raw_pixels: also score the pixels themselves, and of clips the differences between frames.
+        predictors: of subjects that have one, by name; anticipation asks them for the future.
         settings: of the evaluators.
-        layers, precision, device, batch_size, workers, cache_dir: as in :func:`openjepa.features.cached_extract`.
+        layers, precision, device, batch_size, workers, cache_dir, across: as in
+            :func:`openjepa.features.cached_extract`.
         on_progress: called with (subject, ``train`` or ``val``, samples done, samples in all), and with (subject, name of the
             evaluator, epochs done, epochs in all) by those that train something.
 
@@ -146,13 +151,21 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         cache_dir=cache_dir,
+        val_transform=val_transform,
+        across=across,
     )
-    subjects: dict[str, Encoder | None] = {subject: encoder, **(baselines or {})}
+    known = predictors or {}
+    subjects = {
+        name: replace(bench, encoder=model, predictor=known.get(name))
+        for name, model in {subject: encoder, **(baselines or {})}.items()
+    }
     if raw_pixels:
-        subjects[RAW_PIXELS] = None
+        subjects[RAW_PIXELS] = replace(bench, encoder=None)
+        if bench.clips:
+            subjects[FRAME_DIFFERENCES] = replace(bench, encoder=None, differences=True)
     scores = []
-    for name, model in subjects.items():
-        scores += _judge(entries, name, replace(bench, encoder=model), settings, on_progress)
+    for name, place in subjects.items():
+        scores += _judge(entries, name, place, settings, on_progress)
     return scores
 
 
@@ -171,7 +184,8 @@ def _judge(
                 pairs[entry.needs] = [_features(bench, entry.needs, name, side, on_progress) for side in SIDES]
             train, val = pairs[entry.needs]
             request = replace(request, train=train, val=val)
-        scores += [_with_skipped(score, request) for score in entry.run(request)]
+        clips = {} if entry.data == "none" else bench.clips
+        scores += [_with_skipped(score, request, clips) for score in entry.run(request)]
     return scores
 
 
@@ -180,32 +194,23 @@ def _epochs(on_progress: OnEvaluate | None, subject: str, what: str) -> Callable
     return None if on_progress is None else lambda done, total: on_progress(subject, what, done, total)
 
 
-def _with_skipped(score: Score, request: Request) -> Score:
-    """``score`` with a word on files that could not be read, when there were any."""
+def _with_skipped(score: Score, request: Request, clips: Mapping[str, Any]) -> Score:
+    """``score`` with the clips it is of, and a word on files that could not be read, when there were any."""
     sides = {"train": request.train, "val": request.val}
     bad = [f"{len(found.bad)} {side}" for side, found in sides.items() if found is not None and found.bad]
-    return replace(score, protocol={**score.protocol, "unreadable_files": " + ".join(bad)}) if bad else score
+    more = {**clips, **({"unreadable_files": " + ".join(bad)} if bad else {})}
+    return replace(score, protocol={**score.protocol, **more}) if more else score
 
 
-def _features(bench: Bench, tokens: TokenKind, name: str, side: str, on_progress: OnEvaluate | None) -> Features:
+def _features(bench: Bench, tokens: TokenKind, name: str, side: Side, on_progress: OnEvaluate | None) -> Features:
     """Features of one side, or the pixels themselves when there is no encoder; through the cache."""
-    source = bench.train_source if side == "train" else bench.val_source
-    reading: dict[str, Any] = {"batch_size": bench.batch_size, "workers": bench.workers, "cache_dir": bench.cache_dir}
+    source, transform = bench.side(side)
+    reading = bench.reading
     if on_progress is not None:
         reading["on_progress"] = lambda done: on_progress(name, side, done, len(source))
     if bench.encoder is None:
-        return cached_raw_pixels(source, bench.transform, **reading)
-    return cached_extract(
-        bench.encoder,
-        source,
-        bench.transform,
-        normalise=bench.normalise,
-        device=bench.device,
-        tokens=tokens,
-        layers=bench.layers,
-        precision=bench.precision,
-        **reading,
-    )
+        return cached_raw_pixels(source, transform, differences=bench.differences, **reading)
+    return cached_extract(bench.encoder, source, transform, tokens=tokens, **bench.protocol, **reading)
 
 
 def asked(what: str | Sequence[str]) -> list[Evaluator]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -14,16 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjepa.config.schema import AugmentConfig, DataConfig
-from openjepa.data import Loader, Sampler, Source, Subset, TrainTransform, labels_of, read_batches
+from openjepa.data import ClipTransform, Loader, Sampler, Source, Subset, TrainTransform, labels_of, read_batches
 from openjepa.errors import ConfigError
 from openjepa.evaluation.choice import HELD_OUT, Outcome, best, hold_out
 from openjepa.evaluation.heads import OnEpoch, multiplies_bf16
 from openjepa.evaluation.labels import align, score_of
 from openjepa.evaluation.layerwise import blocks_of, layer_groups, set_drop_path
 from openjepa.evaluation.linear_grid import grid_from, with_grid
-from openjepa.evaluation.request import Bench, Request
+from openjepa.evaluation.request import Bench, Request, Side
 from openjepa.evaluation.score import Score
 from openjepa.evaluation.tokens import names_only
+from openjepa.features import input_of, views_of
+from openjepa.features.clips import describe_source
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +128,7 @@ def finetune(
         model, rate = _train(bench, train.rows(fitted), len(data.classes), config, lr, seed, on_epoch)
         if held is not None:
             tried.append(Outcome.of(*_predict(model, bench, train.rows(held))))
-        logits, labels = _predict(model, bench, val)
+        logits, labels = _predict(model, bench, val, "val")
         on_val.append(Outcome.of(logits, labels))
         predictions.append(logits.argmax(1))
         log.info("%s: lr %g gives %.1f %% on val", NAME, lr, 100 * on_val[-1].accuracy)
@@ -190,7 +192,7 @@ def _train(
             for step, batch in enumerate(loader):
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * _share(step, total, config.warmup)
-                images = bench.normalise(batch.inputs["image"].to(device))
+                images = bench.normalise(input_of(batch).to(device))
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_uses_bf16(config, device)):
                     logits = model(images)
                 loss = F.cross_entropy(
@@ -215,17 +217,19 @@ def _tell(step: int, total: int, per_epoch: int, loss: float, on_epoch: OnEpoch 
 
 
 @torch.no_grad()
-def _predict(model: Tuned, bench: Bench, side: _Side) -> tuple[Tensor, Tensor]:
-    """Logits ``(n, K)`` and labels ``(n,)`` of the readable samples, evaluation transform."""
+def _predict(model: Tuned, bench: Bench, side: _Side, which: Side = "train") -> tuple[Tensor, Tensor]:
+    """Logits ``(n, K)`` and labels ``(n,)`` of the readable samples, evaluation transform; views of a video averaged."""
+    transform = bench.side(which)[1]
     logits, labels = [], []
-    for batch in read_batches(side.subset(), bench.transform, batch_size=bench.batch_size, workers=bench.workers):
-        logits.append(model(bench.normalise(batch.inputs["image"].to(bench.device))).float().cpu())
+    for batch in read_batches(side.subset(), transform, batch_size=bench.batch_size, workers=bench.workers):
+        parts = [model(bench.normalise(view.to(bench.device))).float().cpu() for view in views_of(input_of(batch))]
+        logits.append(torch.stack(parts).softmax(-1).mean(0).log() if len(parts) > 1 else parts[0])
         labels.append(side.y[batch.ids])
     return torch.cat(logits), torch.cat(labels)
 
 
-def _augmented(bench: Bench, config: FineTune) -> TrainTransform:
-    """Random crops of the size and with the filter of the evaluation transform."""
+def _augmented(bench: Bench, config: FineTune) -> Callable[[Tensor], Any]:
+    """Random crops of the size and with the filter of the evaluation transform, alike in all frames of a clip."""
     size, mode = getattr(bench.transform, "size", None), getattr(bench.transform, "mode", "bilinear")
     if size is None:
         raise ConfigError(
@@ -239,7 +243,12 @@ def _augmented(bench: Bench, config: FineTune) -> TrainTransform:
         interpolation=filters.get(mode, "bilinear"),
         augment=config.augmentation(),
     )
-    return TrainTransform(data)
+    clips = describe_source(bench.train_source)
+    if not clips:
+        return TrainTransform(data)
+    if clips["segments"] > 1:
+        raise ConfigError(f"{NAME} trains on one clip per video: leave --clips at 1")
+    return ClipTransform(data)
 
 
 def _share(step: int, total: int, warmup: float) -> float:

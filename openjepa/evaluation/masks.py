@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from openjepa.data import Source, Subset, read_batches
 from openjepa.errors import ConfigError, DataError
 from openjepa.evaluation.request import Bench
 from openjepa.evaluation.score import Score, wilson
-from openjepa.features import broken_rows
+from openjepa.features import broken_rows, input_of, views_of
 from openjepa.types import Encoder, Ids
 
 IMAGES = 1_000
@@ -82,14 +83,16 @@ class _RandomViews:
     def __init__(self, bench: Bench, keep: float, seed: int) -> None:
         self._patch = bench.encoder.patch_size if bench.encoder is not None else (1, 1)
         self._keep, self._seed = keep, seed
-        self.grid = (1, 1)
+        self._tubelet = int(getattr(bench.encoder, "tubelet_size", 1))
+        self.grid: tuple[int, ...] = (1, 1)
 
     def fit(self, images: Tensor) -> None:
-        """Take the patch grid of images ``(B, C, H, W)``."""
-        self.grid = images.shape[-2] // self._patch[0], images.shape[-1] // self._patch[1]
+        """Take the token grid of images ``(B, C, H, W)`` or clips ``(B, C, T, H, W)``."""
+        plane = images.shape[-2] // self._patch[0], images.shape[-1] // self._patch[1]
+        self.grid = plane if images.ndim == 4 else (images.shape[2] // self._tubelet, *plane)
 
     def __call__(self, places: Tensor) -> tuple[Ids, Ids]:
-        tokens = self.grid[0] * self.grid[1]
+        tokens = math.prod(self.grid)
         count = max(1, round(self._keep * tokens))
         orders = []
         for place in places.tolist():
@@ -127,7 +130,7 @@ def _encode(encoder: Any, bench: Bench, source: Source, views: Any) -> tuple[Ten
     done = 0
     try:
         for batch in read_batches(source, bench.transform, batch_size=bench.batch_size, workers=bench.workers):
-            images = bench.normalise(batch.inputs["image"].to(device))
+            images = bench.normalise(views_of(input_of(batch))[0].to(device))  # of a video, one clip
             if isinstance(views, _RandomViews):
                 views.fit(images)
             places = torch.arange(done, done + len(images))

@@ -148,7 +148,8 @@ def open_tokens(bench: Bench, memory: int = MEMORY_BYTES) -> TokenSides:
     for side, y in zip(SIDES, (labelled.y, labelled.val_y), strict=True):
         source = bench.side(side)[0]
         places = (torch.tensor(labels_of(source)) >= 0).nonzero().flatten()
-        sides.append(StreamedTokens(source, bench, places, y, shapes[side][-2:], side))
+        tokens, width = shapes[side][-2:]
+        sides.append(StreamedTokens(source, bench, places, y, (tokens, width), side))
     return TokenSides(sides[0], sides[1], labelled, streamed=True)
 
 

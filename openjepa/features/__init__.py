@@ -2,7 +2,7 @@
 
 from openjepa.features.clips import Across, ClipOptions, input_of, views_of
 from openjepa.features.extraction import Features, extract, pool, raw_pixels
-from openjepa.features.frames import FrameAveraged, FrameTransform, frame_by_frame
+from openjepa.features.frames import FrameAveraged, EachFrame, frame_by_frame
 from openjepa.features.lidar import lidar
 from openjepa.features.neighbours import broken_rows, cosine_topk
 from openjepa.features.pca import Colours, Pca, fit_pca, split_foreground, to_colours
@@ -17,7 +17,7 @@ __all__ = [
     "Colours",
     "Features",
     "FrameAveraged",
-    "FrameTransform",
+    "EachFrame",
     "Pca",
     "alpha_of",
     "alpha_req",

@@ -67,7 +67,7 @@ def frame_by_frame(encoder: Encoder) -> FrameAveraged:
     return LayeredFrames(encoder) if hasattr(encoder, "forward_intermediates") else FrameAveraged(encoder)
 
 
-class FrameTransform:
+class EachFrame:
     """The evaluation transform of images on every frame of clips; nothing random, one spatial view.
 
     Args:
@@ -92,4 +92,4 @@ class FrameTransform:
         return clips[0] if len(clips) == 1 else clips
 
     def __repr__(self) -> str:
-        return f"FrameTransform({self.image}, frames={self.frames})"
+        return f"EachFrame({self.image}, frames={self.frames})"

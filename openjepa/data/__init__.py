@@ -3,7 +3,7 @@
 from openjepa.data.cache import MemoryCache, with_cache
 from openjepa.data.clip_transforms import ClipEvalTransform, ClipTransform, FrameTransform
 from openjepa.data.inspection import Inspection, Verification, inspect, verify
-from openjepa.data.loading import Loader, read_batches
+from openjepa.data.loading import JointLoader, Loader, read_batches
 from openjepa.data.readers import IMAGE_SUFFIXES, MAX_PIXELS, read_image
 from openjepa.data.sampling import Sampler, Selection
 from openjepa.data.scenes import Scene, SceneSource, draw, render
@@ -21,6 +21,7 @@ __all__ = [
     "FileSource",
     "FrameTransform",
     "Inspection",
+    "JointLoader",
     "Loader",
     "MemoryCache",
     "Normalise",

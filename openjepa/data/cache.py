@@ -1,7 +1,11 @@
-"""Decoded images kept in memory, filled as they are first read and shared by forked loader processes."""
+"""Decoded images kept in memory, filled as they are first read and shared by forked loader processes.
+
+Clips are kept too where a video always gives the same one, never where its start is drawn anew at every reading.
+"""
 
 from __future__ import annotations
 
+import math
 import mmap
 import multiprocessing
 from typing import Any
@@ -12,12 +16,25 @@ from torch import Tensor
 
 from openjepa.data.sources import Source
 from openjepa.data.workers import start_method
-from openjepa.errors import DataError
+from openjepa.errors import ConfigError, DataError
 
 #: ``cache: auto`` keeps the decoded images when they need at most this many bytes on the machine.
 AUTO_BYTES = 1 << 30
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.float32))
 _PROBES = 16  # images read to estimate the size of all
+
+
+def innermost(source: Any) -> Any:
+    """The source below subsets and caches."""
+    while hasattr(source, "source"):
+        source = source.source
+    return source
+
+
+def random_clips(source: Source) -> bool:
+    """Whether a sample is another clip of its video at every reading."""
+    clips = getattr(innermost(source), "clips", None)
+    return clips is not None and clips.where == "random"
 
 
 def estimate_bytes(source: Source) -> int | None:
@@ -55,9 +72,9 @@ class MemoryCache:
         count = len(self.source)
         self._lock = multiprocessing.get_context(start_method()).Lock()
         self._pixels = np.frombuffer(mmap.mmap(-1, self.capacity), np.uint8)
-        # used bytes, then (offset, dtype number + 1 or 0 when absent, C, H, W) per image
-        self._table = np.frombuffer(mmap.mmap(-1, 8 * (1 + 5 * count)), np.int64)
-        self._rows = self._table[1:].reshape(count, 5)
+        # used bytes, then (offset, dtype number + 1 or 0 when absent, T or 0 for an image, C, H, W) per sample
+        self._table = np.frombuffer(mmap.mmap(-1, 8 * (1 + 6 * count)), np.int64)
+        self._rows = self._table[1:].reshape(count, 6)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"source": self.source, "capacity": self.capacity}
@@ -87,14 +104,14 @@ class MemoryCache:
         return int(self._table[0])
 
     def read(self, index: int) -> Tensor:
-        """``(C, H, W)``, a view of the cache after the first time: do not write to it."""
+        """``(C, H, W)`` or ``(T, C, H, W)``, a view of the cache after the first time: do not write to it."""
         with self._lock:  # orders the table's entry after its pixels on machines that reorder memory
             offset, kind, *shape = self._rows[index].tolist()
         if kind:
             dtype = _DTYPES[kind - 1]
-            count = shape[0] * shape[1] * shape[2]
-            values = np.frombuffer(self._pixels, dtype, count, offset) if count else np.zeros(0, dtype)
-            return torch.from_numpy(values.reshape(shape))
+            shape = shape if shape[0] else shape[1:]
+            count = math.prod(shape)
+            return torch.from_numpy(np.frombuffer(self._pixels, dtype, count, offset).reshape(shape))
         image = self.source.read(index)
         self._keep(index, image)
         return image
@@ -102,7 +119,7 @@ class MemoryCache:
     def _keep(self, index: int, image: Tensor) -> None:
         """Store an image if it fits; two processes that read the same one store it twice at worst."""
         values = image.numpy()
-        if values.dtype not in _DTYPES:
+        if values.dtype not in _DTYPES or not values.size:
             return
         size = -(-values.nbytes // 8) * 8  # offsets stay aligned for float32
         with self._lock:
@@ -112,7 +129,8 @@ class MemoryCache:
             self._table[0] = offset + size
         self._pixels[offset : offset + values.nbytes] = values.reshape(-1).view(np.uint8)
         with self._lock:
-            self._rows[index] = (offset, _DTYPES.index(values.dtype) + 1, *values.shape)
+            length = (0,) if values.ndim == 3 else ()
+            self._rows[index] = (offset, _DTYPES.index(values.dtype) + 1, *length, *values.shape)
 
 
 def with_cache(source: Source, cache: str, *, reads: int, ranks: int = 1, forked: bool = True) -> Source:
@@ -123,8 +141,18 @@ def with_cache(source: Source, cache: str, *, reads: int, ranks: int = 1, forked
             each is read at least twice.
         reads: samples that will be read. ranks: processes on this machine that hold a cache each.
         forked: readers share memory with this process (or are this process).
+
+    Raises:
+        ConfigError: ``memory`` for random clips, of which it would keep one for ever.
     """
     if cache == "none" or isinstance(source, MemoryCache):
+        return source
+    if random_clips(source):
+        if cache == "memory":
+            raise ConfigError(
+                "data.cache=memory would keep one clip of each video and never show another: "
+                "set data.cache=none, or data.clip.sampling=centre"
+            )
         return source
     if cache == "auto" and (reads < 2 * len(source) or not forked):
         return source

@@ -1,30 +1,35 @@
 """Batches for training (shuffled, augmented, endless files replaced) and for evaluation (in order, bad files left out).
 
 A step is one task for one loader process; what it holds depends on (seed, step) alone, so batches are the same for any
-number of workers, for any split into ranks, and when a run starts in the middle.
+number of workers, for any split into ranks, and when a run starts in the middle. Where a random clip of a video begins
+is drawn like an augmentation: from torch's generator, seeded by (seed, epoch, place) before the video is read.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from openjepa.data.cache import MemoryCache, with_cache
+from openjepa.data.cache import MemoryCache, innermost, with_cache
 from openjepa.data.sampling import Selection
 from openjepa.data.seeds import mix
 from openjepa.data.sources import Source, with_hint
-from openjepa.data.workers import auto_workers, init_worker, keep_sigchld, start_method
+from openjepa.data.workers import auto_workers, run_tasks, start_method
 from openjepa.errors import DataError, OpenJepaError
 from openjepa.types import Batch
 
-#: One image to one, or to several (:class:`openjepa.data.views.Views`, which names them).
+#: One image to one, or to several (:class:`openjepa.data.views.Views`, which names them); or a video's frames to clips.
 ImageTransform = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
+_READING = (
+    1  # tells the draws of reading from those of augmentation: else a clip's start and its crop would be one draw
+)
 
 
 class StepSampler(Protocol):
@@ -39,11 +44,14 @@ class StepSampler(Protocol):
 
 @dataclass
 class _Part:
-    """What a loader process sends: a batch as plain tensors, bad files met on the way, or the error that ends it."""
+    """What a loader process sends: a batch as plain tensors, bad files and videos padded on the way, or the error that
+    ends it.
+    """
 
     tensors: tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None] | None
     bad: dict[str, str]
     error: OpenJepaError | None = None
+    padded: dict[str, int] = field(default_factory=dict)
 
     def pin_memory(self) -> _Part:
         """Called by torch's pinning thread."""
@@ -81,28 +89,40 @@ class _Reader:
         self.source, self.transform, self.seed, self.max_bad_share = source, transform, seed, max_bad_share
         self.names: tuple[str, ...] = getattr(transform, "names", ("image",))
         self.bad: dict[int, str] = {}
+        self._told = 0  # padded videos that were sent already
 
-    def try_read(self, index: int) -> Tensor | None:
-        """The decoded image, or None when it cannot be read (noted in ``bad``)."""
+    def try_read(self, index: int, epoch: int, place: int) -> Tensor | None:
+        """The decoded sample, or None when it cannot be read (noted in ``bad``).
+
+        Seeded anew for every file: a random clip does not depend on which bad files were met before.
+        """
         if index in self.bad:
             return None
+        torch.default_generator.manual_seed(mix(self.seed, epoch, place, _READING))
         try:
             return self.source.read(index)
         except DataError as error:
             self.bad[index] = str(getattr(error, "reason", error))
             return None
 
-    def read_next(self, index: int) -> tuple[int, Tensor]:
-        """The first readable image from ``index`` on, round the end; raises DataError when bad files are too many."""
+    def read_next(self, index: int, epoch: int, place: int) -> tuple[int, Tensor]:
+        """The first readable sample from ``index`` on, round the end; raises DataError when bad files are too many."""
         count = len(self.source)
         for k in range(count):
-            image = self.try_read((index + k) % count)
+            image = self.try_read((index + k) % count, epoch, place)
             if image is not None:
                 return (index + k) % count, image
             if error := too_many_bad(self.named(self.bad), count, self.max_bad_share):
                 raise error
         name, reason = next(iter(self.named(self.bad).items()))
         raise DataError(f"none of the {count} files of {self.source.name} can be read; the first: {name}: {reason}")
+
+    def new_padded(self) -> dict[str, int]:
+        """Item id → padded frames of the videos found shorter than their clip since the last call."""
+        padded: Mapping[str, int] = getattr(innermost(self.source), "padded", {})
+        fresh = dict(itertools.islice(padded.items(), self._told, None))
+        self._told += len(fresh)
+        return fresh
 
     def named(self, indices: Iterable[int]) -> dict[str, str]:
         """Item id → reason of bad samples."""
@@ -124,7 +144,7 @@ class _Reader:
 
 
 def _stack(images: Sequence[Tensor]) -> Tensor:
-    """``(C, H, W)`` each to ``(B, C, H, W)``; float and 8-bit images in one batch become float."""
+    """``(C, H, W)`` each to ``(B, C, H, W)``, clips alike; float and 8-bit samples in one batch become float."""
     if len({image.dtype for image in images}) > 1:
         images = [i.to(torch.float32).div_(255) if i.dtype == torch.uint8 else i for i in images]
     return torch.stack(tuple(images))
@@ -143,11 +163,12 @@ class _TrainSteps(torch.utils.data.Dataset[_Part]):
         state = torch.get_rng_state()
         try:
             for place, index in zip(places.tolist(), indices.tolist(), strict=True):
-                index, image = self.reader.read_next(index)
+                index, image = self.reader.read_next(index, epoch, place)
                 images.append(self.reader.augment(image, epoch, place))
                 ids.append(index)
             tensors = self.reader.pack(images, ids, places)
-            return _Part(tensors, self.reader.named(i for i in self.reader.bad if i not in known))
+            bad = self.reader.named(i for i in self.reader.bad if i not in known)
+            return _Part(tensors, bad, padded=self.reader.new_padded())
         except OpenJepaError as error:  # sent as a value: torch would wrap it in a page of trace
             return _Part(None, self.reader.named(self.reader.bad), error)
         finally:
@@ -169,7 +190,7 @@ class _EvalChunks(torch.utils.data.Dataset[_Part]):
         state = torch.get_rng_state()
         try:
             for index in indices:
-                image = self.reader.try_read(index)
+                image = self.reader.try_read(index, 0, index)
                 if image is not None:
                     images.append(self.reader.augment(image, 0, index))
                     ids.append(index)
@@ -181,73 +202,12 @@ class _EvalChunks(torch.utils.data.Dataset[_Part]):
             torch.set_rng_state(state)
 
 
-def _identity(part: _Part) -> _Part:
-    """No collation: a dataset item is a batch already."""
-    return part
-
-
-def _parts(dataset: torch.utils.data.Dataset[_Part], order: range, workers: int, pin: bool) -> Iterator[_Part]:
-    """``dataset[i] for i in order`` from ``workers`` processes, or from this one.
-
-    Raises:
-        DataError: a loader process died.
-    """
-    if workers == 0:
-        for index in order:
-            yield dataset[index].pin_memory() if pin else dataset[index]
-        return
-    loader = torch.utils.data.DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=order,
-        num_workers=min(workers, max(len(order), 1)),
-        collate_fn=cast(Any, _identity),  # torch's types know only collation of lists
-        pin_memory=pin,
-        worker_init_fn=init_worker,
-        multiprocessing_context=start_method(),
-        generator=torch.Generator(),  # torch would draw the workers' base seed from the global one
-    )
-    with keep_sigchld():
-        stream = iter(loader)
-    try:
-        while True:
-            try:
-                part = next(stream)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise DataError(_death(error)) from error
-            yield part
-    finally:
-        _end(stream)
-
-
-def _death(error: RuntimeError) -> str:
-    """One line about a loader process that died."""
-    reason = " ".join(str(error).split())
-    hint = "little shared memory (/dev/shm)" if "us error" in reason else "out of memory, or killed from outside"
-    advice = "fewer data.workers may help, 0 reads in the training process"
-    return f"a data loader process died ({reason[:160]}): {hint}? {advice}"
-
-
-def _end(stream: Any) -> None:
-    """Ask the loader's processes to end, and kill those that hang in a read (they ignore SIGTERM)."""
-    processes = list(getattr(stream, "_workers", ()))
-    shutdown = getattr(stream, "_shutdown_workers", None)
-    if shutdown is not None:
-        shutdown()
-    for process in processes:
-        if process.is_alive():
-            process.kill()
-
-
 class Loader:
     """Training batches of one rank from ``start_step`` on.
 
-    A bad file is replaced by the next readable one and listed in ``bad`` (item id → reason). Augmentation is seeded per
-    (seed, epoch, place). Iterate once, then ``close`` (or use ``with``).
+    A bad file is replaced by the next readable one and listed in ``bad`` (item id → reason); a video shorter than its clip
+    is listed in ``padded`` (item id → frames that repeat others). Reading and augmentation are seeded per (seed, epoch,
+    place). Iterate once, then ``close`` (or use ``with``).
 
     Args:
         source: samples. transform: one image to one image of a fixed size (or to several, of which it has ``names``),
@@ -290,8 +250,9 @@ class Loader:
         self.max_bad_share = max_bad_share
         self.pin = torch.cuda.is_available() if pin is None else pin
         self.bad: dict[str, str] = {}
-        self._reader = _Reader(self.source, transform, seed, max_bad_share)
-        self._running: Iterator[_Part] | None = None
+        self.padded: dict[str, int] = {}
+        self.steps = _TrainSteps(_Reader(self.source, transform, seed, max_bad_share), sampler)
+        self._running: Generator[list[Batch]] | None = None
 
     def __len__(self) -> int:
         """Steps left from ``start_step``."""
@@ -299,24 +260,27 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
-        steps = _TrainSteps(self._reader, self.sampler)
-        parts = _parts(steps, range(self.start_step, self.total_steps), self.workers, self.pin)
-        self._running = parts
+        self._running = running = _together([self])
         try:
-            for part in parts:
-                self.bad.update(part.bad)
-                if part.error is not None:
-                    raise part.error
-                if error := too_many_bad(self.bad, len(self.source), self.max_bad_share):
-                    raise error
-                yield part.batch()
+            for (batch,) in running:
+                yield batch
         finally:
-            parts.close()  # type: ignore[attr-defined]
+            running.close()
+
+    def take(self, part: _Part) -> Batch:
+        """The batch of a step; notes what was bad. Raises DataError when that is too much."""
+        self.bad.update(part.bad)
+        self.padded.update(part.padded)
+        if part.error is not None:
+            raise part.error
+        if error := too_many_bad(self.bad, len(self.source), self.max_bad_share):
+            raise error
+        return part.batch()
 
     def close(self) -> None:
         """End the loader's processes; harmless when there are none."""
         if self._running is not None:
-            self._running.close()  # type: ignore[attr-defined]
+            self._running.close()
             self._running = None
 
     def __enter__(self) -> Loader:
@@ -326,6 +290,75 @@ class Loader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class JointLoader:
+    """Several loaders whose steps are read together by one pool of processes: one batch of each per step.
+
+    One pool keeps all processes busy however unequal the samples are (images beside clips), and is forked at one moment.
+
+    Args:
+        loaders: with the same range of steps; the largest number of workers any of them asks for is started.
+    """
+
+    def __init__(self, loaders: Sequence[Loader]) -> None:
+        assert len({(loader.start_step, loader.total_steps) for loader in loaders}) == 1
+        self.loaders = tuple(loaders)
+        self._running: Generator[list[Batch]] | None = None
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        self.close()
+        self._running = _together(self.loaders)
+        yield from self._running
+
+    @property
+    def bad(self) -> dict[str, str]:
+        """Files that could not be read, of all loaders: item id → reason."""
+        return {name: reason for loader in self.loaders for name, reason in loader.bad.items()}
+
+    @property
+    def padded(self) -> dict[str, int]:
+        """Videos shorter than their clip, of all loaders: item id → frames that repeat others."""
+        return {name: count for loader in self.loaders for name, count in loader.padded.items()}
+
+    def close(self) -> None:
+        """End the processes; harmless when there are none."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+
+@dataclass
+class _Bundle:
+    """One step of several loaders."""
+
+    parts: list[_Part]
+
+    def pin_memory(self) -> _Bundle:
+        """Called by torch's pinning thread."""
+        self.parts = [part.pin_memory() for part in self.parts]
+        return self
+
+
+class _Bundles(torch.utils.data.Dataset[_Bundle]):
+    """``bundles[s]``: step ``s`` of several loaders."""
+
+    def __init__(self, loaders: Sequence[Loader]) -> None:
+        self.steps = [loader.steps for loader in loaders]
+
+    def __getitem__(self, step: int) -> _Bundle:
+        return _Bundle([steps[step] for steps in self.steps])
+
+
+def _together(loaders: Sequence[Loader]) -> Generator[list[Batch]]:
+    """The batches of every loader, step by step."""
+    order = range(loaders[0].start_step, loaders[0].total_steps)
+    bundles = run_tasks(_Bundles(loaders), order, max(loader.workers for loader in loaders), loaders[0].pin)
+    try:
+        for bundle in bundles:
+            yield [loader.take(part) for loader, part in zip(loaders, bundle.parts, strict=True)]
+    finally:
+        bundles.close()
 
 
 def read_batches(
@@ -350,7 +383,7 @@ def read_batches(
     if workers == "auto":
         workers = auto_workers(getattr(transform, "size", (224, 224)), cached=False)
     found, missed = 0, {} if bad is None else bad
-    for part in _parts(chunks, range(len(chunks)), workers, pin):
+    for part in run_tasks(chunks, range(len(chunks)), workers, pin):
         missed.update(part.bad)
         if part.error is not None:
             raise part.error

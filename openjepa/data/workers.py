@@ -6,14 +6,28 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
+from openjepa.errors import DataError
+
 MOST_WORKERS = 8
 _TINY = 64 * 64  # pixels up to which augmenting a cached image is cheaper than a process of its own on a small machine
+
+
+class Task(Protocol):
+    """What a loader process sends."""
+
+    def pin_memory(self) -> Any:
+        """Itself, its tensors in pinned memory."""
+        ...
+
+
+T = TypeVar("T", bound=Task)
 
 
 def available_cores() -> int:
@@ -79,3 +93,65 @@ def keep_sigchld() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
+
+
+def run_tasks(dataset: torch.utils.data.Dataset[T], order: range, workers: int, pin: bool) -> Generator[T]:
+    """``dataset[i] for i in order`` from ``workers`` processes, or from this one; ``pin``: in pinned memory.
+
+    Raises:
+        DataError: a loader process died.
+    """
+    if workers == 0:
+        for index in order:
+            yield dataset[index].pin_memory() if pin else dataset[index]
+        return
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=order,
+        num_workers=min(workers, max(len(order), 1)),
+        collate_fn=cast(Any, _identity),  # torch's types know only collation of lists
+        pin_memory=pin,
+        worker_init_fn=init_worker,
+        multiprocessing_context=start_method(),
+        generator=torch.Generator(),  # torch would draw the workers' base seed from the global one
+    )
+    with keep_sigchld():
+        stream = iter(loader)
+    try:
+        while True:
+            try:
+                task = next(stream)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise DataError(_death(error)) from error
+            yield task
+    finally:
+        _end(stream)
+
+
+def _identity(task: T) -> T:
+    """No collation: a dataset item is a batch already."""
+    return task
+
+
+def _death(error: RuntimeError) -> str:
+    """One line about a loader process that died."""
+    reason = " ".join(str(error).split())
+    hint = "little shared memory (/dev/shm)" if "us error" in reason else "out of memory, or killed from outside"
+    advice = "fewer data.workers may help, 0 reads in the training process"
+    return f"a data loader process died ({reason[:160]}): {hint}? {advice}"
+
+
+def _end(stream: Any) -> None:
+    """Ask the loader's processes to end, and kill those that hang in a read (they ignore SIGTERM)."""
+    processes = list(getattr(stream, "_workers", ()))
+    shutdown = getattr(stream, "_shutdown_workers", None)
+    if shutdown is not None:
+        shutdown()
+    for process in processes:
+        if process.is_alive():
+            process.kill()

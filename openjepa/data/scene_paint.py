@@ -209,3 +209,53 @@ def paint_object(
     patch = image[:, top:bottom, left:right]  # a view
     patch += cover * (paint - patch)
     return (slice(top, bottom), slice(left, right)), cover > np.float32(0.5)
+
+
+def paint_track(
+    frames: NDArray[np.uint8],
+    thing: ObjectSpec,
+    place: tuple[NDArray[np.float64], NDArray[np.float64]],
+    angle: NDArray[np.float64],
+    radius: NDArray[np.float64],
+) -> list[tuple[int, tuple[slice, slice], NDArray[np.bool_]]]:
+    """Draw ``thing`` through time onto ``frames (T, 3, size, size)`` in place, edges anti-aliased.
+
+    All frames are computed at once in windows of one size, which makes clips several times faster than drawing objects
+    one by one.
+
+    Args:
+        place: x and y of the centre, radius: both in shares of the side; angle: radians; each ``(T,)``.
+
+    Returns:
+        for every frame it shows in: the frame's number, its window, and the pixels there it covers by more than half.
+    """
+    size = frames.shape[-1]
+    (x, y), stretch = place, max(thing.aspect, 1 / thing.aspect)
+    reach = radius * stretch + 1 / size  # (T,)
+    wide = int(2 * float(reach.max()) * size) + 2  # pixels of a window
+    left, top = (np.floor((centre - reach) * size).astype(np.int64) for centre in (x, y))
+    steps, across = np.arange(wide) + 0.5, radius[:, None]
+    px = (((left[:, None] + steps) / size - x[:, None]) / across).astype(np.float32)[:, None, :]
+    py = (((top[:, None] + steps) / size - y[:, None]) / across).astype(np.float32)[:, :, None]
+    turns = np.array([_turn(a) for a in angle.tolist()], np.float32)
+    c, s = turns[:, 0, None, None], turns[:, 1, None, None]
+    squeeze = np.float32(math.sqrt(thing.aspect))
+    u, v = (px * c + py * s) / squeeze, (py * c - px * s) * squeeze  # object coordinates (T, wide, wide)
+    pixels = (radius * size).astype(np.float32)[:, None, None]
+    cover = np.clip(np.float32(0.5) - DISTANCE[thing.shape](u, v) * pixels, 0, 1)
+    share = pattern(u, v, thing.texture)
+    color, second = (np.array(v, np.float32)[:, None, None] for v in (thing.texture.color, thing.texture.second))
+    paint = color if share is None else color + share[:, None] * (second - color)
+    added, kept = (cover[:, None] * paint) * np.float32(255) + np.float32(0.5), np.float32(1) - cover
+    covered = cover > np.float32(0.5)
+    shown = []
+    for t in range(len(frames)):
+        a, b = max(int(left[t]), 0), min(int(left[t]) + wide, size)
+        e, f = max(int(top[t]), 0), min(int(top[t]) + wide, size)
+        if a >= b or e >= f:
+            continue
+        inside = slice(e - int(top[t]), f - int(top[t])), slice(a - int(left[t]), b - int(left[t]))
+        window = frames[t, :, e:f, a:b]  # a view
+        window[...] = (window * kept[(t, *inside)] + added[(t, slice(None), *inside)]).astype(np.uint8)
+        shown.append((t, (slice(e, f), slice(a, b)), covered[(t, *inside)]))
+    return shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import nextafter
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from openjepa.masking.blocks import Borders, Cells, block_cells, block_size, cor
 from openjepa.masking.draws import Floats
 
 Volume = tuple[int, int, int]
-LAST = nextafter(1.0, 0.0)  # the largest uniform
+LAST = 1 - 2.0**-32  # the largest draw used: what a range of shares does not reach, rounding does not reach either
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def tube_size(draws: Floats | tuple[float, float, float], group: TubeGroup, grid
     ``max(1, int(t·ts))`` tubelets with ``ts`` linear in ``temporal_scale``; rows and columns from
     :func:`openjepa.masking.blocks.block_size`.
     """
-    temporal, spatial, aspect = (float(draw) for draw in draws)
+    temporal, spatial, aspect = (min(float(draw), LAST) for draw in draws)
     low, high = group.temporal_scale
     tubelets = max(1, int(grid[0] * (low + temporal * (high - low))))
     rows, columns = block_size(spatial, aspect, group.spatial_scale, group.aspect, grid[1:], borders)
@@ -50,7 +49,7 @@ def largest_size(group: TubeGroup, grid: Volume, borders: Borders) -> TubeSize:
     low, high = group.aspect
     balanced = min(max((grid[1] - 0.5) / (grid[2] - 0.5), low), high)
     middle = (balanced - low) / (high - low) if high > low else 0.0
-    sizes = [tube_size((LAST, LAST, draw), group, grid, borders) for draw in (0.0, min(middle, LAST), LAST)]
+    sizes = [tube_size((1.0, 1.0, draw), group, grid, borders) for draw in (0.0, middle, 1.0)]
     return max(sizes, key=lambda size: size.rows * size.columns)
 
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+
+HERE = str(Path(__file__).resolve().parent)
+if HERE not in sys.path:
+    sys.path.insert(0, HERE)  # vjepa_plain.py
 
 SHAPE = {
     "image_size": 24,
@@ -251,3 +256,12 @@ def golden(request: pytest.FixtureRequest) -> Path:
     if request.param == "generated":
         return request.getfixturevalue("generated")
     return request.getfixturevalue("shared") / "golden" / "ijepa"
+
+
+@pytest.fixture(scope="session", params=["V-JEPA", "V-JEPA 2"])
+def generated_video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A golden directory of each video family from the plain reference in ``vjepa_plain.py``."""
+    from vjepa_plain import VJEPA, VJEPA2, make_video_golden
+
+    shape = VJEPA if request.param == "V-JEPA" else VJEPA2
+    return make_video_golden(tmp_path_factory.mktemp("golden") / shape.family.replace(" ", ""), shape)

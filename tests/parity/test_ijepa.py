@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from openjepa.hub import parity, parity_ijepa
 from openjepa.hub.golden import check_golden, relative_error
 from openjepa.methods import masked_latent
-from openjepa.models import predictor, transformer, vit
+from openjepa.models import build, predictor, transformer, vit
 from openjepa.optim import Schedule, groups
 from openjepa.types import Ids
 
@@ -52,20 +53,20 @@ def break_eps(patch: Patch) -> None:
 
 
 def break_encoder_positions(patch: Patch) -> None:
-    ours = vit.sincos2d
-    patch.setattr(vit, "sincos2d", lambda dim, grid, order="column_first": ours(dim, grid, "row_first"))
+    ours = vit.positions_of
+    patch.setattr(vit, "positions_of", lambda model: replace(ours(model), order="row_first"))
 
 
 def break_predictor_positions(patch: Patch) -> None:
-    ours = predictor.sincos2d
-    patch.setattr(predictor, "sincos2d", lambda dim, grid, order="column_first": ours(dim, grid, "row_first"))
+    ours = build.positions_of
+    patch.setattr(build, "positions_of", lambda model: replace(ours(model), order="row_first"))
 
 
 def break_target_mask_order(patch: Patch) -> None:
     ours = masked_latent.stack_targets
 
-    def sample_major(group, batch):
-        query = ours(group, batch)
+    def sample_major(group):
+        query, batch = ours(group), len(group.targets[0].index)
         return Ids(query.index.unflatten(0, (-1, batch)).transpose(0, 1).flatten(0, 1), query.valid)
 
     patch.setattr(masked_latent, "stack_targets", sample_major)
@@ -80,7 +81,7 @@ def break_ema_order(patch: Patch) -> None:
     """The target moves before the optimizer's update instead of after it."""
     ours = parity_ijepa.build_optimizer
 
-    def build(method, config):
+    def ordered(method, config):
         optimizer = ours(method, config)
         schedule = {"step": 0}
         update, patch_done = type(method).after_step, []
@@ -95,7 +96,7 @@ def break_ema_order(patch: Patch) -> None:
         method.after_step = lambda momentum: None
         return optimizer
 
-    patch.setattr(parity_ijepa, "build_optimizer", build)
+    patch.setattr(parity_ijepa, "build_optimizer", ordered)
 
 
 EMA: dict[str, list[float]] = {}
@@ -107,12 +108,12 @@ def break_gradient(of: str) -> Callable[[Patch], None]:
     def apply(patch: Patch) -> None:
         ours = parity_ijepa.MaskedLatent
 
-        def build(recipe):
+        def broken(recipe):
             method = ours(recipe)
             method.get_parameter(of).register_hook(torch.zeros_like)
             return method
 
-        patch.setattr(parity_ijepa, "MaskedLatent", build)
+        patch.setattr(parity_ijepa, "MaskedLatent", broken)
 
     return apply
 

@@ -1,8 +1,10 @@
-"""Mask sampling: openjepa's vectorised multi-block sampler beside a plain per-sample loop in the published manner.
+"""Mask sampling: openjepa's vectorised samplers beside plain per-sample loops in the published manner.
 
-    python benchmarks/masks.py [--batch 2048] [--side 16] [--rounds 5] [--no-step]
+    python benchmarks/masks.py [--only images|video] [--batch 2048] [--side 16] [--rounds 5] [--no-step]
 
-Aims: at least 20 times the loop, and under 1 % of the time a full I-JEPA step of ViT-S/16 takes for the same images.
+Aims for images: at least 20 times the loop, and under 1 % of the time a full I-JEPA step of ViT-S/16 takes for the same
+images. Video: V-JEPA's short and long tubes for 8x14x14 tokens, 24 clips, and 32x24x24, 6 clips, as published; the share is
+of the matrix products of ViT-S/16's target forward alone, so that of a whole step is several times smaller.
 """
 
 from __future__ import annotations
@@ -10,16 +12,18 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from measure import console, describe, machine, paired_ratio, pin, save, show, take_turns
+from measure import Gemm, Times, console, describe, gemm_seconds, machine, paired_ratio, pin, save, show, take_turns
 from torch import Tensor
 
-from openjepa.config.schema import MultiblockMask
+from openjepa.config.schema import MaskConfig, MultiblockMask, RandomTubeMask, TubesMask
 from openjepa.masking import build_masker
 
 RELEASE = MultiblockMask(context_mode="release", borders="release", size_draw="release")
 CPU = torch.device("cpu")
+CLIPS = (((8, 14, 14), 24), ((32, 24, 24), 6))  # token grid and batch of V-JEPA and of V-JEPA 2's cooldown
 
 
 def loop_size(draw: float, scale: tuple[float, float], aspect: tuple[float, float], side: int) -> tuple[int, int]:
@@ -114,6 +118,131 @@ def check_same_distribution(batch: int, side: int) -> tuple[float, float]:
     return sum(loop) / 60, sum(ours) / 60
 
 
+def loop_tubes(batch: int, grid: tuple[int, int, int], step: int) -> list[tuple[Tensor, Tensor]]:
+    """Short and long tubes one sample at a time: per group contexts and targets, cut to their batch minima."""
+    found = []
+    for blocks, scale in ((8, 0.15), (2, 0.7)):
+        generator = torch.Generator().manual_seed(step)
+        draw = [float(torch.rand(1, generator=generator)) for _ in range(3)][2]  # temporal and spatial scale are fixed
+        area, ratio = int(grid[1] * grid[2] * scale), 0.75 + draw * 0.75
+        rows = min(round(math.sqrt(area * ratio)), grid[1])
+        columns = min(round(math.sqrt(area / ratio)), grid[2])
+        contexts: list[Tensor] = []
+        targets: list[Tensor] = []
+        while len(contexts) < batch:
+            allowed = torch.ones(grid, dtype=torch.int32)
+            for _ in range(blocks):
+                top = int(torch.randint(0, grid[1] - rows + 1, (1,)))
+                left = int(torch.randint(0, grid[2] - columns + 1, (1,)))
+                block = torch.ones(grid, dtype=torch.int32)
+                block[:, top : top + rows, left : left + columns] = 0
+                allowed *= block
+            if allowed.any():
+                contexts.append(torch.nonzero(allowed.flatten()).flatten())
+                targets.append(torch.nonzero(allowed.flatten() == 0).flatten())
+        shown, hidden = (min(len(ids) for ids in rows) for rows in (contexts, targets))
+        found.append((torch.stack([ids[:shown] for ids in contexts]), torch.stack([ids[:hidden] for ids in targets])))
+    return found
+
+
+def tube_samplers(batch: int, grid: tuple[int, int, int]) -> dict[str, Callable[[], object]]:
+    """Contenders by name, each a call that draws the masks of one new batch of clips."""
+    steps = {"count": 0}
+
+    def ours(mask: MaskConfig) -> Callable[[], object]:
+        masker = build_masker(mask, grid, seed=0)
+
+        def draw() -> object:
+            steps["count"] += 1
+            return masker(torch.arange(batch) + steps["count"] * batch, epoch=0, step=steps["count"])
+
+        return draw
+
+    def loop() -> object:
+        steps["count"] += 1
+        return loop_tubes(batch, grid, steps["count"])
+
+    return {
+        "per-sample loop": loop,
+        "openjepa release": ours(TubesMask(context_mode="release")),
+        "openjepa padded": ours(TubesMask()),
+        "openjepa subset": ours(TubesMask(context_mode="subset")),
+        "openjepa random tubes": ours(RandomTubeMask()),
+    }
+
+
+def repeated(draw: Callable[[], object], times: int) -> Callable[[], object]:
+    """A call that draws ``times`` batches, so that a round is long enough to time."""
+    return lambda: [draw() for _ in range(times)]
+
+
+def target_seconds(tokens: int, dim: int = 384, depth: int = 12) -> float:
+    """Seconds the matrix products of ViT-S's forward take for one clip on this CPU: a lower bound of any step."""
+    parts = 8 if tokens > 4096 else 1  # the rate is that of fewer rows; less memory and time
+    shapes = [(dim, 3 * dim), (dim, dim), (dim, 4 * dim), (4 * dim, dim)]
+    gemms = [Gemm(tokens // parts, inner, columns, depth * parts, False) for inner, columns in shapes]
+    return gemm_seconds(gemms, torch.float32, CPU)[0]
+
+
+def same_tubes(batch: int, grid: tuple[int, int, int], batches: int = 30) -> str:
+    """Mean context shares after the cut of both samplers, in words."""
+    masker, tokens = build_masker(TubesMask(context_mode="release"), grid, seed=0), math.prod(grid)
+    loop = [[context.shape[1] for context, _ in loop_tubes(batch, grid, step)] for step in range(batches)]
+    ours = [
+        [context.index.shape[1] for context in masker(torch.arange(batch) + batch * s, epoch=0, step=s).contexts]
+        for s in range(batches)
+    ]
+    short, long = ([sum(row[pair] for row in rows) / batches / tokens for rows in (loop, ours)] for pair in (0, 1))
+    return (
+        f"same masks: share of the grid shown after the cut, {batches} batches: short loop {short[0]:.3f}, openjepa "
+        f"{short[1]:.3f}; long loop {long[0]:.3f}, openjepa {long[1]:.3f}"
+    )
+
+
+def video(rounds: int, facts: dict[str, object], *, keep: bool) -> None:
+    """Time tubes on both published grids; with ``keep`` write the numbers down."""
+    results: dict[str, object] = {}
+    for grid, batch in CLIPS:
+        repeats = 5
+        contenders = {name: repeated(draw, repeats) for name, draw in tube_samplers(batch, grid).items()}
+        times = take_turns(contenders, rounds, CPU)
+        per_clip = target_seconds(math.prod(grid))
+        rows = []
+        for name, taken in times.items():
+            found = tube_row(times["per-sample loop"], taken, repeats * batch, per_clip)
+            results[f"{name} {grid}"] = found
+            rows.append(
+                [
+                    name,
+                    f"{taken.median / repeats * 1e3:.2f}",
+                    f"±{taken.spread:.0%}",
+                    f"{found['ratio']:.1f}x ({found['ratio_range'][0]:.1f}-{found['ratio_range'][1]:.1f})",
+                    f"{found['processor_ratio']:.1f}x",
+                    f"{found['share_of_target_forward']:.4%}",
+                ]
+            )
+        where = "x".join(map(str, grid))
+        columns = ["sampler", "ms a batch", "spread", "loop / this", "cpu ratio", "share of ViT-S target forward"]
+        notes = [same_tubes(batch, grid), f"target forward, products only: {per_clip:.2f} s a clip"]
+        show(f"tubes, {batch} clips of {where} tokens ({rounds} rounds in turns)", columns, rows, notes)
+    if keep:
+        save("masks_video", {"machine": facts, "rounds": rounds, "samplers": results})
+
+
+def tube_row(loop: Times, taken: Times, clips: int, per_clip: float) -> dict[str, Any]:
+    """The numbers of one contender."""
+    ratio, low, high = paired_ratio(loop, taken)
+    return {
+        "seconds": taken.seconds,
+        "processor_seconds": taken.processor,
+        "clips": clips,
+        "ratio": ratio,
+        "ratio_range": [low, high],
+        "processor_ratio": loop.busy / taken.busy,
+        "share_of_target_forward": taken.median / clips / per_clip,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--batch", type=int, default=2048)
@@ -123,11 +252,20 @@ def main() -> None:
     parser.add_argument("--step-batch", type=int, default=32)
     parser.add_argument("--step-rounds", type=int, default=3)
     parser.add_argument("--no-step", action="store_true", help="leave out the training step")
+    parser.add_argument("--only", choices=["images", "video"], help="one of the two tables; none: both")
     parser.add_argument("--no-save", dest="save", action="store_false", help="do not write benchmarks/results")
     args = parser.parse_args()
     pin(args.threads)
     facts = machine(CPU)
     describe(facts)
+    if args.only != "images":
+        video(args.rounds, facts, keep=args.save)
+    if args.only != "video":
+        images(args, facts)
+
+
+def images(args: argparse.Namespace, facts: dict[str, object]) -> None:
+    """Time multi-block masks of images."""
     contenders, notes = samplers(args.batch, args.side)
     times = take_turns(contenders, args.rounds, CPU)
     per_image = None

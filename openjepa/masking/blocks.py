@@ -17,6 +17,7 @@ from openjepa.types import Ids
 Borders = Literal["full", "clip", "release"]
 Cells = npt.NDArray[np.bool_]
 Pair = tuple[float, float]
+LONG = 1024  # cells from which rows are faster one by one: numpy counts and finds bools of a row many at a time
 CHUNK = 128  # rows drawn at a time: a word per cell then stays in the cache, 1.6 times faster for a batch of 2,048
 
 
@@ -96,15 +97,27 @@ def covered(corner: Integers, size: tuple[int, int], grid: tuple[int, int]) -> C
     return union
 
 
-def cells_to_ids(cells: Cells, *, padded: bool) -> Ids:
+def row_counts(cells: Cells) -> Integers:
+    """True cells of each row of ``(B, N)``."""
+    if cells.shape[1] < LONG:
+        return np.count_nonzero(cells, axis=1)
+    return np.fromiter((np.count_nonzero(row) for row in cells), np.int64, len(cells))
+
+
+def cells_to_ids(cells: Cells, *, padded: bool | None) -> Ids:
     """Ascending ids of the true cells of each row of ``(B, N)``.
 
-    padded: pad to the longest row with the row's own first id, marked in ``valid``. Else rows must be equally long.
-    Every row needs at least one true cell.
+    padded: pad to the longest row with the row's own first id, marked in ``valid``; else rows must be equally long. None:
+    pad when they are not. Every row needs at least one true cell.
     """
-    counts = np.count_nonzero(cells, axis=1)
+    counts = row_counts(cells)
     longest = int(counts.max())
     assert counts.min() > 0, "a sample without tokens"
+    if padded is None:
+        padded = bool(counts.min() < longest)
+    if cells.shape[1] >= LONG:
+        assert padded or counts.min() == longest, "rows of unequal length need padding"
+        return _long_rows_to_ids(cells, counts, longest, padded)
     flat = np.flatnonzero(cells)  # row-major: rows in order, ids ascending inside
     first = (np.arange(len(cells)) * cells.shape[1])[:, None]  # flat id of each row's cell 0
     if not padded:
@@ -117,6 +130,15 @@ def cells_to_ids(cells: Cells, *, padded: bool) -> Ids:
     index = flat.take(entry)
     index -= first
     return Ids(torch.from_numpy(index), torch.from_numpy(valid))
+
+
+def _long_rows_to_ids(cells: Cells, counts: Integers, longest: int, padded: bool) -> Ids:
+    index = np.empty((len(cells), longest), dtype=np.int64)
+    for row, ids in enumerate(map(np.flatnonzero, cells)):
+        index[row, : len(ids)] = ids
+        index[row, len(ids) :] = ids[0]
+    valid = np.arange(longest) < counts[:, None] if padded else None
+    return Ids(torch.from_numpy(index), None if valid is None else torch.from_numpy(valid))
 
 
 def first_cells(cells: Cells, count: int | Integers) -> Cells:

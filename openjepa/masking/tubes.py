@@ -16,11 +16,11 @@ from torch import Tensor
 
 from openjepa.config.schema import TubesMask
 from openjepa.errors import ConfigError
-from openjepa.masking.blocks import Borders, Cells, cells_to_ids, first_cells, random_cells
+from openjepa.masking.blocks import Borders, Cells, cells_to_ids, first_cells, random_cells, row_counts
 from openjepa.masking.checks import check_grid, check_share, modality, size_of, volume
 from openjepa.masking.draws import Floats, Integers, Purpose, key, uniforms
 from openjepa.masking.tube_blocks import LAST, TubeSize, covered_volume, largest_size, tube_size
-from openjepa.types import Ids, MaskGroup
+from openjepa.types import MaskGroup
 
 ATTEMPTS = 32  # draws of a sample whose context is empty, before its blocks are laid on each other
 PROBES = 64  # batches that decide at build time whether a configuration can work
@@ -63,7 +63,8 @@ class TubesMasker:
         order = places.cpu().numpy().astype(np.int64)
         sizes = self.sizes(epoch, step)
         parts = [self._part(pair, order, epoch, sizes) for pair in range(len(self._pairs))]
-        contexts, targets = [_ids(part.context) for part in parts], [_ids(part.target) for part in parts]
+        contexts = [cells_to_ids(part.context, padded=None) for part in parts]
+        targets = [cells_to_ids(part.target, padded=None) for part in parts]
         numbers = tuple(range(len(parts)))
         return MaskGroup(
             contexts,
@@ -146,7 +147,7 @@ class TubesMasker:
 
     def _cut(self, cells: Cells, places: Integers, epoch: int, stream: int, cap: int) -> Cells:
         """At most ``cap`` true cells per row of ``(B, N)``, and equally many where ``context_mode`` does not pad."""
-        counts = np.count_nonzero(cells, axis=1)
+        counts = row_counts(cells)
         mode = self.mask.context_mode
         most = min(cap, int(counts.max() if mode == "padded" else counts.min()))
         rows = np.flatnonzero(counts > most)
@@ -194,20 +195,14 @@ class TubesMasker:
         return [float(share) for share in empty]
 
 
-def _ids(cells: Cells) -> Ids:
-    """Ids of the true cells, padded only where samples have unequally many."""
-    counts = np.count_nonzero(cells, axis=1)
-    return cells_to_ids(cells, padded=bool(counts.min() < counts.max()))
-
-
 def _shares(part: Part) -> dict[str, float]:
     """What one pair shows and predicts, and how much of what was drawn survived the cuts."""
     survived = [(part.context, part.drawn_context), (part.target, part.drawn_target)]
-    kept = [float(np.count_nonzero(cells & drawn) / np.count_nonzero(drawn)) for cells, drawn in survived]
+    kept = [np.count_nonzero(cells & drawn) / np.count_nonzero(drawn) for cells, drawn in survived]
     return {
-        "context_share": float(part.context.mean()),
+        "context_share": np.count_nonzero(part.context) / part.context.size,
         "context_kept": kept[0],
-        "target_share": float(part.target.mean()),
+        "target_share": np.count_nonzero(part.target) / part.target.size,
         "target_kept": kept[1],
     }
 

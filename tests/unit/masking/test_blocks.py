@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openjepa.masking.blocks import (
+    LONG,
     block_cells,
     block_ids,
     block_size,
@@ -15,6 +16,7 @@ from openjepa.masking.blocks import (
     covered,
     first_cells,
     random_cells,
+    row_counts,
 )
 from openjepa.masking.draws import key
 
@@ -115,6 +117,21 @@ def test_padded_ids_are_the_true_cells_of_each_row(cells):
         assert index[valid].tolist() == np.flatnonzero(row).tolist()
         assert set(index[~valid].tolist()) <= {int(np.flatnonzero(row)[0])}  # padding repeats a valid id
         assert valid.tolist() == sorted(valid.tolist(), reverse=True)  # at the end
+
+
+@pytest.mark.parametrize("tokens", [LONG - 1, LONG, 5000])
+def test_long_rows_have_the_same_ids(tokens):
+    cells = np.random.default_rng(0).random((4, tokens)) < np.array([[0.9], [0.1], [0.5], [0.5]])
+    expected = [np.flatnonzero(row).tolist() for row in cells]
+    assert row_counts(cells).tolist() == [len(row) for row in expected]
+    ids = cells_to_ids(cells, padded=True)
+    assert [index[valid].tolist() for index, valid in zip(ids.index, ids.valid, strict=True)] == expected
+    assert all((index[~valid] == index[0]).all() for index, valid in zip(ids.index, ids.valid, strict=True))
+    equal = first_cells(cells, 90)
+    for padded in (False, None):
+        ids = cells_to_ids(equal, padded=padded)
+        assert ids.valid is None
+        assert ids.index.tolist() == [row[:90] for row in expected]
 
 
 @given(CELLS, st.integers(0, 1000))

@@ -17,6 +17,7 @@ from openjepa.evaluation.knn import knn
 from openjepa.evaluation.linear import linear
 from openjepa.evaluation.low_shot import low_shot
 from openjepa.evaluation.masks import mask_consistency
+from openjepa.evaluation.motion import MOTION
 from openjepa.evaluation.request import Bench, Evaluator, Request, Settings, Side, options_of
 from openjepa.evaluation.retrieval import retrieval
 from openjepa.evaluation.scene_probes import scene_probes
@@ -83,6 +84,7 @@ _ENTRIES = (
     Evaluator("retrieval", _retrieval, help="mean average precision of rankings by cosine", cheap=True),
     Evaluator("masks", _masks, "encoder", "is an image under two masks closer to itself than to others?", data="val"),
     Evaluator("scenes", _scenes, "encoder", "count, distance and size on built-in scenes", pixels=True, data="none"),
+    *MOTION,
     *TRAINED,
 )
 EVALUATORS: Mapping[str, Evaluator] = {entry.name: entry for entry in _ENTRIES}

@@ -71,6 +71,26 @@ def write_directory(
     return path
 
 
+def link_directory(source: Path, path: Path) -> Path:
+    """Put the files of ``source`` at ``path`` too, atomically and in place of an older directory.
+
+    Files are hard links where the file system has them (no second copy on disk), else copies. Raises RunError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _scratch_directory(path) as scratch:
+            for item in sorted(source.iterdir()):
+                try:
+                    os.link(item, scratch / item.name)
+                except OSError:
+                    shutil.copy2(item, scratch / item.name)
+            sync_directory(scratch)
+            _publish(scratch, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    return path
+
+
 def write_file(path: str | Path, content: Any) -> Path:
     """Write one file atomically (content by suffix as in :func:`write_directory`). Raises RunError like it."""
     path = Path(path)

@@ -6,12 +6,15 @@ from openjepa.training.metrics import read_rows
 from openjepa.training.progress import Event
 from openjepa.training.run import RunInfo, default_out, list_runs, read_run
 from openjepa.training.session import Probe, RunResult
+from openjepa.training.stages import Part as StagePart
+from openjepa.training.stages import train_stages
 
 __all__ = [
     "Event",
     "Probe",
     "RunInfo",
     "RunResult",
+    "StagePart",
     "Thresholds",
     "Verdict",
     "default_out",
@@ -20,4 +23,5 @@ __all__ = [
     "read_rows",
     "read_run",
     "train",
+    "train_stages",
 ]

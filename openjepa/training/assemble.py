@@ -55,6 +55,19 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A run that is one stage of a larger one (:mod:`openjepa.training.stages`).
+
+    whole: directory of the larger run, which is what a user continues. after: run directory of the stage before, whose
+    last weights (online, predictor, target) this stage starts from; None for the first. keep_optimizer: and its moments.
+    """
+
+    whole: Path
+    after: Path | None = None
+    keep_optimizer: bool = True
+
+
+@dataclass(frozen=True)
 class Request:
     """What was asked for (see :func:`openjepa.training.train`)."""
 
@@ -66,6 +79,12 @@ class Request:
     overwrite: bool = False
     on_event: Callable[[Event], None] | None = None
     console: bool = True
+    stage: Stage | None = None
+
+    @property
+    def resumable(self) -> Path:
+        """The directory that ``--out … --resume`` continues."""
+        return self.out if self.stage is None else self.stage.whole
 
 
 def assemble(stack: ExitStack, request: Request) -> Parts:
@@ -73,7 +92,7 @@ def assemble(stack: ExitStack, request: Request) -> Parts:
     recipe, source, out, init = request.recipe, request.source, request.out, request.init
     engine = Engine(recipe.train)
     world = engine.world
-    stack.enter_context(world.guarded(lambda: f"continue with --out {out} --resume"))
+    stack.enter_context(world.guarded(lambda: f"continue with --out {request.resumable} --resume"))
     plan = Plan.make(recipe, len(source), world.size)
     engine.decide_compile(plan.total)
     directory = _claim(stack, engine, request)
@@ -82,16 +101,21 @@ def assemble(stack: ExitStack, request: Request) -> Parts:
     notes = world.on_first(lambda: directory.check_same(recipe) if directory and request.resume else [])
 
     checkpoint = _find_checkpoint(out, engine, reporter, request.resume)
-    method = engine.prepare(_build(recipe, checkpoint, init))
+    before = None if checkpoint else _stage_before(request.stage, reporter)
+    method = engine.prepare(_build(recipe, checkpoint or before, init))
     normalise = Normalise.for_data(recipe.data).to(engine.device)
     updater, meter = Updater(engine, recipe), Meter(world, engine.device)
     state = LoopState() if checkpoint is None else restore(engine, updater, meter, checkpoint)
+    if before is not None and request.stage is not None and request.stage.keep_optimizer:
+        _take_over_optimizer(engine, updater, before)
     notes += _settle(state, plan, source, resumed=checkpoint is not None)
 
     micro, why = _micro_batch(recipe, plan, engine, normalise, state)
     schedule = plan.schedule(recipe)
     start = f"starts from the weights in {init}" if init is not None else "starts from fresh weights"
-    if request.resume:
+    if before is not None:
+        start = f"starts from the weights of {before.path}"
+    if request.resume and before is None:
         start = (
             f"continues after step {state.step}" if checkpoint else "had saved nothing yet: starts from the beginning"
         )
@@ -160,6 +184,19 @@ def _build(recipe: Recipe, checkpoint: Checkpoint | None, init: str | Path | Non
     if recipe.target.weights is not None:
         _load_teacher(method, recipe.target.weights)
     return method
+
+
+def _stage_before(stage: Stage | None, reporter: Reporter) -> Checkpoint | None:
+    """The last checkpoint of the stage before, None where there is none before."""
+    return None if stage is None or stage.after is None else load_last(stage.after / CHECKPOINTS, reporter.warn)
+
+
+def _take_over_optimizer(engine: Engine, updater: Updater, before: Checkpoint) -> None:
+    """Moments (and the loss scale of fp16) of the stage before; counters and schedules start anew."""
+    restore_optimizer(engine, updater.optimizer, before.tensors["optimizer"])
+    scaler = LoopState.unpack(before.states["loop"]).scaler
+    if scaler and engine.scaler.is_enabled():
+        engine.scaler.load_state_dict(scaler)
 
 
 def _load_weights(method: Method, path: Path) -> None:

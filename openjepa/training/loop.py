@@ -7,7 +7,7 @@ from pathlib import Path
 
 from openjepa.config import Recipe
 from openjepa.data import Source
-from openjepa.training.assemble import Request
+from openjepa.training.assemble import Request, Stage
 from openjepa.training.progress import Event
 from openjepa.training.session import Probe, RunResult, Session
 
@@ -23,6 +23,7 @@ def train(
     probes: Sequence[Probe] = (),
     on_event: Callable[[Event], None] | None = None,
     console: bool = True,
+    stage: Stage | None = None,
 ) -> RunResult:
     """Train ``recipe`` on ``source`` into run directory ``out``; the same call continues a run with ``resume``.
 
@@ -31,13 +32,14 @@ def train(
         overwrite: replace the run in ``out``.
         probes: called with (encoder, normalise, device) every ``probe.every`` and at the end; their numbers are logged.
         on_event: receives every :class:`Event`. console: also write to standard error.
+        stage: this run is a stage of another (:func:`openjepa.training.train_stages`).
 
     Raises:
         RunError: ``out`` cannot be used as asked, or saving failed. DataError: too few readable images.
         ConfigError: the recipe does not fit the machine. CheckpointError: nothing whole to resume or start from.
         TrainingError: the run diverged, collapsed, stayed not finite, or lost a process (as ``health`` configures).
     """
-    request = Request(recipe, source, Path(out), resume, init, overwrite, on_event, console)
+    request = Request(recipe, source, Path(out), resume, init, overwrite, on_event, console, stage)
     with Session(request, probes) as run:
         run.begin()  # says what was decided, and measures the fresh encoder
 

@@ -33,7 +33,10 @@ CONFIG, ENVIRONMENT, LOG, METRICS, CHECKPOINTS, MODEL = (
 )
 # What --overwrite may delete, and nothing else: a folder may hold other things than a run.
 BAD_FILES = "bad_files.json"
-OURS = (CONFIG, ENVIRONMENT, LOG, METRICS, CHECKPOINTS, MODEL, BAD_FILES, "tensorboard", "scores.json", "report.html")
+STAGES = "stages"  # a run in stages: one run directory for each (openjepa.training.stages)
+OURS = (
+    CONFIG, ENVIRONMENT, LOG, METRICS, CHECKPOINTS, MODEL, BAD_FILES, STAGES, "tensorboard", "scores.json", "report.html",
+)  # fmt: skip
 
 # A resumed run must be the same experiment. Under these keys it may differ: they change no number, or (machine) only in
 # the last digits, or (length) say so in a sentence.
@@ -110,23 +113,8 @@ class RunDirectory:
         self._lock.release()
 
     def check_same(self, recipe: Recipe) -> list[str]:
-        """Compare with the recipe the run was started with; returns sentences about what differs harmlessly.
-
-        Raises:
-            RunError: a key differs that makes it another experiment.
-        """
-        if not (self.path / CONFIG).exists():
-            return []  # killed before the first file was whole
-        before = load_recipe(self.path / CONFIG)
-        pairs = diff_recipes(before, recipe)
-        wrong = [(key, a, b) for key, a, b in pairs if not key.startswith(_FREE)]
-        if wrong:
-            key, a, b = wrong[0]
-            more = f" and {len(wrong) - 1} more keys" if len(wrong) > 1 else ""
-            raise RunError(
-                f"'{self.path}' was started with {key}={a}, not {b}{more}: resume it as it was, or start a new run with --init"
-            )
-        return [f"{key} is {b} now (was {a})" for key, a, b in pairs]
+        """:func:`check_same` of this directory."""
+        return check_same(self.path, recipe)
 
     def describe(self, recipe: Recipe, plan: Mapping[str, Any]) -> None:
         """Write ``config.yaml`` and add this session to ``environment.json``."""
@@ -134,6 +122,25 @@ class RunDirectory:
         known = _read_json(self.path / ENVIRONMENT)
         sessions = known.get("sessions", []) if self.resumed else []
         write_file(self.path / ENVIRONMENT, {"plan": dict(plan), "sessions": [*sessions, describe_environment()]})
+
+
+def check_same(path: Path, recipe: Recipe) -> list[str]:
+    """Compare with the recipe the run at ``path`` was started with; returns sentences about what differs harmlessly.
+
+    Raises:
+        RunError: a key differs that makes it another experiment.
+    """
+    if not (path / CONFIG).exists():
+        return []  # killed before the first file was whole
+    pairs = diff_recipes(load_recipe(path / CONFIG), recipe)
+    wrong = [(key, a, b) for key, a, b in pairs if not key.startswith(_FREE)]
+    if wrong:
+        key, a, b = wrong[0]
+        more = f" and {len(wrong) - 1} more keys" if len(wrong) > 1 else ""
+        raise RunError(
+            f"'{path}' was started with {key}={a}, not {b}{more}: resume it as it was, or start a new run with --init"
+        )
+    return [f"{key} is {b} now (was {a})" for key, a, b in pairs]
 
 
 def read_run(path: str | Path) -> RunInfo:
@@ -160,7 +167,10 @@ def read_run(path: str | Path) -> RunInfo:
     elif total is not None and (saved >= total or (has_model and step >= total)):  # checkpoints may have been cleared
         status = "finished"
     else:
-        status = "stopped" if list_checkpoints(path / CHECKPOINTS) else "empty"
+        saved_some = any(
+            list_checkpoints(root) for root in (path / CHECKPOINTS, *path.glob(f"{STAGES}/*/{CHECKPOINTS}"))
+        )
+        status = "stopped" if saved_some else "empty"
     verdict = str(row.get("health", {}).get("verdict", ""))
     return RunInfo(path, load_recipe(path / CONFIG), status, step, total, started, row, verdict, has_model)
 

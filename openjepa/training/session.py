@@ -318,7 +318,7 @@ class Session:
             self.reporter.warn(f"{len(bad)} files could not be read and were replaced by others: {names}")
         if step < total:
             by = self._signals.name or "another process"
-            text = f"stopped by {by} after step {step} of {total}, saved: continue with --out {self.out} --resume"
+            text = f"stopped by {by} after step {step} of {total}, saved: continue with --out {self._request.resumable} --resume"
         else:
             text = f"finished {total} steps in {clock_time(time.monotonic() - self._began)}; {self._verdict}; model in {self.out / MODEL}"
         self.reporter.say(text, "end", {"step": step, "total": total})

@@ -17,7 +17,7 @@ from openjepa.types import Ids
 Borders = Literal["full", "clip", "release"]
 Cells = npt.NDArray[np.bool_]
 Pair = tuple[float, float]
-LONG = 1024  # cells from which rows are faster one by one: numpy counts and finds bools of a row many at a time
+LONG = 4096  # cells from which rows are faster one by one: numpy counts and finds bools of a row many at a time
 CHUNK = 128  # rows drawn at a time: a word per cell then stays in the cache, 1.6 times faster for a batch of 2,048
 
 
@@ -115,20 +115,17 @@ def cells_to_ids(cells: Cells, *, padded: bool | None) -> Ids:
     assert counts.min() > 0, "a sample without tokens"
     if padded is None:
         padded = bool(counts.min() < longest)
+    assert padded or counts.min() == longest, "rows of unequal length need padding"
     if cells.shape[1] >= LONG:
-        assert padded or counts.min() == longest, "rows of unequal length need padding"
         return _long_rows_to_ids(cells, counts, longest, padded)
     flat = np.flatnonzero(cells)  # row-major: rows in order, ids ascending inside
-    first = (np.arange(len(cells)) * cells.shape[1])[:, None]  # flat id of each row's cell 0
+    flat -= np.repeat(np.arange(len(cells)) * cells.shape[1], counts)
     if not padded:
-        assert counts.min() == longest, "rows of unequal length need padding"
-        return Ids(torch.from_numpy(flat.reshape(len(cells), longest) - first))
-    position = np.arange(longest)
-    valid = position < counts[:, None]
-    entry = position * valid  # padding takes the first of its row
-    entry += (np.cumsum(counts) - counts)[:, None]
-    index = flat.take(entry)
-    index -= first
+        return Ids(torch.from_numpy(flat.reshape(len(cells), longest)))
+    valid = np.arange(longest) < counts[:, None]
+    index = np.empty(valid.shape, dtype=np.int64)
+    index[:] = flat[np.cumsum(counts) - counts][:, None]  # padding takes the first of its row
+    index[valid] = flat
     return Ids(torch.from_numpy(index), torch.from_numpy(valid))
 
 

@@ -119,7 +119,7 @@ def test_padded_ids_are_the_true_cells_of_each_row(cells):
         assert valid.tolist() == sorted(valid.tolist(), reverse=True)  # at the end
 
 
-@pytest.mark.parametrize("tokens", [LONG - 1, LONG, 5000])
+@pytest.mark.parametrize("tokens", [LONG - 1, LONG])
 def test_long_rows_have_the_same_ids(tokens):
     cells = np.random.default_rng(0).random((4, tokens)) < np.array([[0.9], [0.1], [0.5], [0.5]])
     expected = [np.flatnonzero(row).tolist() for row in cells]

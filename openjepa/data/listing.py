@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,20 @@ from openjepa.errors import DataError, nearest
 
 LIST_SUFFIXES = (".txt", ".lst", ".csv", ".tsv")
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
-_PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img")
+_PATH_COLUMNS: tuple[str, ...] = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img")
+_PATH_COLUMNS += ("video", "video_path", "video_name", "clip")
 _LABEL_COLUMNS = ("class_name", "class", "label", "target", "category", "y")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a listing looks for. noun: how errors call one. accepts: whether a path, below a folder, names one."""
+
+    noun: str
+    accepts: Callable[[Path, str], bool]
+
+
+IMAGES = Kind("image", lambda root, name: is_image_name(name))
 
 
 class PathTable(Sequence[str]):
@@ -57,8 +69,16 @@ class Listing:
     note: str = ""
 
 
-def _scan(folder: str, relative: str, ancestors: tuple[tuple[int, int], ...], out: Listing) -> Iterator[str]:
-    """Yield image paths under ``folder``, depth first in sorted order; a link to an ancestor is not entered again."""
+def scan(
+    folder: str,
+    relative: str,
+    ancestors: tuple[tuple[int, int], ...],
+    out: Listing,
+    wanted: Callable[[str], bool] = is_image_name,
+) -> Iterator[str]:
+    """Yield paths of wanted names under ``folder``, depth first in sorted order; a link to an ancestor is not entered
+    again. Other files are counted in ``out.ignored``.
+    """
     try:
         status = os.stat(folder)
         entries = sorted(os.scandir(folder), key=lambda e: e.name)
@@ -77,10 +97,8 @@ def _scan(folder: str, relative: str, ancestors: tuple[tuple[int, int], ...], ou
         except OSError:  # a link in a circle of links
             is_dir, is_file = False, False
         if is_dir:
-            yield from _scan(entry.path, path, (*ancestors, identity), out)
-        elif is_image_name(entry.name) and (
-            is_file or entry.is_symlink()
-        ):  # a dangling link is a bad file, to be named
+            yield from scan(entry.path, path, (*ancestors, identity), out, wanted)
+        elif wanted(entry.name) and (is_file or entry.is_symlink()):  # a dangling link is a bad file, to be named
             yield path
         else:
             out.ignored[os.path.splitext(entry.name)[1].lower() or "(none)"] += 1
@@ -110,7 +128,7 @@ def choose_split(root: Path, split: str | None) -> tuple[Path, str]:
     return root, ""
 
 
-def _classes_of(paths: Sequence[str]) -> tuple[list[str], list[int]] | None:
+def classes_of(paths: Sequence[str]) -> tuple[list[str], list[int]] | None:
     """First-level folders as classes, when there are at least two and no image lies beside them."""
     heads = [p.split("/", 1)[0] if "/" in p else "" for p in paths]
     names = sorted(set(heads))
@@ -130,10 +148,10 @@ def list_folder(root: Path, split: str | None = None) -> Listing:
     """
     root, note = choose_split(root, split)
     out = Listing(root, [], note=note)
-    out.paths = sorted(_scan(str(root), "", (), out))
+    out.paths = sorted(scan(str(root), "", (), out))
     if not out.paths:
         raise DataError(_nothing_in(out))
-    found = _classes_of(out.paths)
+    found = classes_of(out.paths)
     if found:
         out.classes, out.labels = found
     return out
@@ -152,7 +170,7 @@ def _nothing_in(out: Listing) -> str:
     return f"{out.root} is empty: {looked}"
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, kind: Kind) -> Iterator[tuple[int, list[str]]]:
     """``(line number, fields)`` of a list file; blank lines and ``#`` comments are skipped."""
     try:
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
@@ -164,32 +182,34 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             continue
         if comma:
             fields = [f.strip() for f in next(csv.reader([line], delimiter=comma))]
-        elif is_image_name(line.strip()):
-            fields = [line.strip()]
-        else:
-            fields = line.strip().rsplit(None, 1)
-        yield number, fields
+            if len(fields) > 1:
+                yield number, fields
+                continue
+        whole = line.strip()
+        parts = whole.rsplit(None, 1)
+        spaced = not kind.accepts(path.parent, whole) and (not comma or kind.accepts(path.parent, parts[0]))
+        yield number, parts if spaced else [whole]  # a .csv may have spaces for commas, as V-JEPA's lists do
 
 
-def _columns(fields: list[str]) -> tuple[int, int | None, int | None] | None:
+def _columns(fields: list[str], root: Path, kind: Kind) -> tuple[int, int | None, int | None] | None:
     """Column numbers of path, label and split when ``fields`` is a header row, else None."""
     lower = [f.lower() for f in fields]
     path = next((lower.index(n) for n in _PATH_COLUMNS if n in lower), None)
-    if path is None or any(is_image_name(f) for f in fields):
+    if path is None or any(kind.accepts(root, f) for f in fields):
         return None
     label = next((lower.index(n) for n in _LABEL_COLUMNS if n in lower), None)
     return path, label, lower.index("split") if "split" in lower else None
 
 
-def _parse(path: Path) -> Iterator[tuple[int, str, str | None, str | None]]:
-    """``(line number, image path, label, split)`` of every line.
+def _parse(path: Path, kind: Kind) -> Iterator[tuple[int, str, str | None, str | None]]:
+    """``(line number, path, label, split)`` of every line.
 
     Raises:
-        DataError: a line that names no image, or has more fields than path and label without a header to name them.
+        DataError: a line that names nothing of this kind, or has more fields than path and label without a header to name them.
     """
     columns: tuple[int, int | None, int | None] | None = None
-    for row, (number, fields) in enumerate(_rows(path)):
-        if row == 0 and (columns := _columns(fields)):
+    for row, (number, fields) in enumerate(_rows(path, kind)):
+        if row == 0 and (columns := _columns(fields, path.parent, kind)):
             continue
         at, label, split = columns or (0, 1 if len(fields) > 1 else None, None)
         if columns is None and len(fields) > 2:
@@ -198,10 +218,9 @@ def _parse(path: Path) -> Iterator[tuple[int, str, str | None, str | None]]:
             )
         if len(fields) <= max(at, label or 0, split or 0):
             raise DataError(f"{path} line {number}: {len(fields)} fields, fewer than the header names")
-        if not is_image_name(fields[at]):
-            raise DataError(
-                f"{path} line {number}: '{' '.join(fields)[:80]}' names no image: write 'path' or 'path label'"
-            )
+        if not kind.accepts(path.parent, fields[at]):
+            shown = " ".join(fields)[:80]
+            raise DataError(f"{path} line {number}: '{shown}' names no {kind.noun}: write 'path' or 'path label'")
         yield (
             number,
             fields[at],
@@ -210,7 +229,7 @@ def _parse(path: Path) -> Iterator[tuple[int, str, str | None, str | None]]:
         )
 
 
-def _number_labels(names: Sequence[str | None]) -> tuple[list[str] | None, list[int] | None]:
+def number_labels(names: Sequence[str | None]) -> tuple[list[str] | None, list[int] | None]:
     """Classes and label indices of label texts; whole numbers are taken as they are, so that two lists agree."""
     known = {n for n in names if n is not None}
     if not known:
@@ -222,16 +241,16 @@ def _number_labels(names: Sequence[str | None]) -> tuple[list[str] | None, list[
     return classes, [-1 if n is None else number[n] for n in names]
 
 
-def list_file(path: Path, split: str | None = None) -> Listing:
-    """Images named by a text, CSV or TSV file: one ``path [label]`` per line, or columns named by a header row.
+def list_file(path: Path, split: str | None = None, kind: Kind = IMAGES) -> Listing:
+    """Images (or another kind) named by a text, CSV or TSV file: one ``path [label]`` per line, or columns named by a header row.
 
     Paths are relative to the file's folder and may hold spaces. A header may name a split column, of which ``split``
     (``train`` by default) is used.
 
     Raises:
-        DataError: no line names an image, a line is malformed (its number is given), or none of the first files exists.
+        DataError: no line names one, a line is malformed (its number is given), or none of the first files exists.
     """
-    rows = list(_parse(path))
+    rows = list(_parse(path, kind))
     note = ""
     kinds = {r[3] for r in rows} - {None, ""}
     wanted = next((n for n in SPLITS[split or "train"] if n in kinds), None)
@@ -241,13 +260,13 @@ def list_file(path: Path, split: str | None = None) -> Listing:
     elif split == "val":
         raise DataError(f"{path} has no validation split: looked for a 'split' column with {', '.join(SPLITS['val'])}")
     if not rows:
-        raise DataError(f"{path} names no images: write one 'path [label]' per line")
+        raise DataError(f"{path} names no {kind.noun}s: write one 'path [label]' per line")
     root = path.parent
-    if not any((root / r[1]).exists() for r in rows[:100]):
+    if not any((root / r[1]).exists() or "%" in r[1] for r in rows[:100]):  # a pattern of frames is no file
         raise DataError(
             f"{path} line {rows[0][0]}: '{rows[0][1]}' does not exist, nor do the next lines (relative to {root})"
         )
-    classes, labels = _number_labels([r[2] for r in rows])
+    classes, labels = number_labels([r[2] for r in rows])
     return Listing(root, [r[1] for r in rows], labels, classes, lines=[r[0] for r in rows], note=note)
 
 

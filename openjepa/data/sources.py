@@ -1,5 +1,5 @@
-"""Where samples come from: a folder, a list file, one image, or the built-in scenes; subsets and held-out shares of
-them.
+"""Where samples come from: a folder, a list file, one file, shards, or the built-in scenes, of images or of clips; subsets
+and held-out shares of them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openjepa.data.channels import UnreadableImageError
+from openjepa.data.clips import Clips
+from openjepa.data.frame_folder import is_pattern
 from openjepa.data.listing import LIST_SUFFIXES, Listing, PathTable, list_file, list_folder, missing_path
 from openjepa.data.readers import is_image_name, read_image
+from openjepa.data.scene_clips import SceneClips
 from openjepa.data.scenes import SceneSource
 from openjepa.data.seeds import permutation
+from openjepa.data.video_listing import is_video_name, list_video_folder, list_videos
+from openjepa.data.video_shards import is_shards, list_shards
+from openjepa.data.video_source import VideoSource
 from openjepa.errors import DataError
 
 BUILTINS = ("scenes",)
@@ -48,7 +54,9 @@ class Source(Protocol):
         ...
 
     def read(self, index: int) -> Tensor:
-        """``(C, H, W)`` uint8, or float32 in 0..1. Raises DataError when it cannot be read."""
+        """``(C, H, W)`` uint8, or float32 in 0..1; of a video ``(count·T, C, H, W)`` uint8 (see
+        :mod:`openjepa.data.clips`). Raises DataError when it cannot be read.
+        """
         ...
 
     def fingerprint(self) -> str:
@@ -167,6 +175,10 @@ class Subset:
         """The same samples of :func:`with_hint` of the source."""
         return Subset(with_hint(self.source, at_least), self.indices)
 
+    def sampled(self, clips: Clips) -> Subset:
+        """The same samples of :func:`with_clips` of the source."""
+        return Subset(with_clips(self.source, clips), self.indices)
+
     def fingerprint(self) -> str:
         """Of the whole source and the chosen indices."""
         return hashlib.sha256(self.source.fingerprint().encode() + self.indices.tobytes()).hexdigest()
@@ -178,6 +190,12 @@ def with_hint(source: Source, at_least: int | None) -> Source:
     """
     sized = getattr(source, "sized", None)
     return source if sized is None or at_least is None else sized(at_least)
+
+
+def with_clips(source: Source, clips: Clips) -> Source:
+    """The same videos with other clips; sources of images are returned as they are."""
+    sampled = getattr(source, "sampled", None)
+    return source if sampled is None else sampled(clips)
 
 
 def labels_of(source: Source) -> NDArray[np.int64]:
@@ -219,6 +237,7 @@ def open_source(
     count: int | None = None,
     seed: int = 0,
     scene_size: int = 64,
+    clip: Clips | None = None,
 ) -> Source:
     """Open what a user calls their data.
 
@@ -230,12 +249,16 @@ def open_source(
         split: of a folder with ``train/`` and ``val/`` (or ``test/``) inside, a list with a split column, or
             ``scenes``. By default such a folder means its ``train/``, and ``source.note`` says so.
         count, seed, scene_size: number, seed and side in pixels of the built-in scenes; files do not use them.
+        clip: open videos and take these clips of them. ``data`` may then also be one video, a folder of numbered frames,
+            a pattern of them (``take/%05d.png``), or WebDataset shards (``shards-{000..010}.tar``).
 
     Raises:
         DataError: one line: nothing there (with the nearest path that exists), no images, a bad list line.
     """
     if split not in (None, "train", "val"):
         raise DataError(f"split '{split}' is not one of train, val")
+    if clip is not None:
+        return _open_videos(data, clip, channels, split, (count, scene_size, seed))
     if isinstance(data, str) and data == "scenes":
         return SceneSource(
             4096 if count is None else count, scene_size, seed, split=split or "train", channels=channels
@@ -252,4 +275,41 @@ def open_source(
         return FileSource.of(list_file(path, split), str(path), channels)
     if is_image_name(path):
         return FileSource.of(Listing(path.parent, [path.name]), str(path), channels)
+    if is_video_name(path):
+        raise DataError(f"{path} is a video: choose a recipe with clips, as vjepa-tiny")
     raise DataError(f"{path} is neither a folder, a list file ({', '.join(LIST_SUFFIXES)}) nor an image this can read")
+
+
+def _open_videos(
+    data: str | os.PathLike[str],
+    clip: Clips,
+    channels: int,
+    split: Literal["train", "val"] | None,
+    scenes: tuple[int | None, int, int],
+) -> Source:
+    """:func:`open_source` of videos. scenes: count, size and seed of the built-in ones."""
+    if isinstance(data, str) and data == "scenes":
+        count, size, seed = scenes
+        made = 4096 if count is None else count
+        return SceneClips(made, size, seed, split=split or "train", channels=channels, clips=clip)
+    name = os.fspath(data)
+    path = Path(data).expanduser()
+    try:
+        if path.is_dir():
+            return VideoSource.of(list_video_folder(path, split), str(path), clip, channels)
+        if is_shards(name):
+            listing, members = list_shards(name)
+            return VideoSource.of(listing, name, clip, channels, members)
+        if is_pattern(name) and not path.exists():
+            return VideoSource.of(Listing(path.parent, [path.name]), name, clip, channels)
+        if not path.exists():
+            raise missing_path(path, BUILTINS)
+    except PermissionError as error:
+        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    if path.suffix.lower() in LIST_SUFFIXES:
+        return VideoSource.of(list_videos(path, split), str(path), clip, channels)
+    if is_video_name(path):
+        return VideoSource.of(Listing(path.parent, [path.name]), str(path), clip, channels)
+    if is_image_name(path):
+        raise DataError(f"{path} is one image, no video: choose an image recipe, or name a folder of numbered frames")
+    raise DataError(f"{path} is neither a folder, a list file ({', '.join(LIST_SUFFIXES)}), shards (.tar) nor a video")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openjepa.config.schema import Recipe
 from openjepa.data import Source
@@ -22,13 +22,13 @@ from openjepa.evaluation.cka import Comparison, compare
 from openjepa.evaluation.contamination import THRESHOLD, OnImage
 from openjepa.evaluation.evaluate import OnEvaluate, asked
 from openjepa.evaluation.request import Bench, Evaluator
-from openjepa.features import cache_place
+from openjepa.features import ClipOptions, FrameAveraged, cache_place, frame_by_frame
 from openjepa.hub.model_directory import Which
 from openjepa.masking import build_masker
-from openjepa.model import AnyModel, load
-from openjepa.types import Ids
+from openjepa.model import AnyModel, Model, load
+from openjepa.types import Encoder, Ids
 
-RANDOM = "random initialisation"
+RANDOM, SINGLE_FRAMES = "random initialisation", "single frames"
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ def evaluate(
     which: Which = "deployed",
     seed: int = 0,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    clips: ClipOptions | None = None,
     on_progress: OnEvaluate | None = None,
 ) -> list[Score]:
     """Score a frozen encoder on labelled folders. Deterministic; features are computed once and cached by content.
@@ -64,13 +65,18 @@ def evaluate(
         layers: ``last`` or ``last4``. baselines: also score raw pixels and the random initialisation. which: the encoder.
         cache: folder for features; ``"auto"``: OPENJEPA_CACHE, else the user's cache; ``"none"`` or None keeps none.
         options: of single evaluators by name, e.g. ``{"masks": {"keep": 0.5}}``. on_progress: called as features come.
+        clips: how videos are looked at; by default as the model was trained, one clip from the middle. With ``frames`` an
+            encoder of images judges videos frame by frame. baselines of videos also are differences between frames, and the
+            encoder on single frames.
 
     Raises:
         CheckpointError, DataError, ConfigError: one line each.
     """
     entries = asked(what)
-    loaded = model if isinstance(model, AnyModel) else load(model, which=which)
-    sides = _sides(loaded, entries, train, val)
+    look = clips or ClipOptions()
+    loaded = (model if isinstance(model, AnyModel) else load(model, which=which)).seen(look)
+    _check_video(loaded, entries, look)
+    sides = _sides(loaded, entries, train, val, look.segments)
     if any(entry.data != "none" for entry in entries):
         _warn_of_shared_files(loaded.config, sides[1])
     many = dict(options or {})
@@ -85,9 +91,12 @@ def evaluate(
         *sides,
         [entry.name for entry in entries],
         transform=loaded.transform,
+        val_transform=loaded.view_transform(look.views),
+        across=look.across,
         subject=loaded.name,
-        baselines={RANDOM: loaded.fresh()} if baselines else None,
+        baselines=_baselines(loaded, entries) if baselines else None,
         raw_pixels=baselines,
+        predictors=_predictors(loaded),
         settings=Settings(
             k=k if isinstance(k, int) else tuple(k),
             temperature=tuple(temperature) if isinstance(temperature, Sequence) else temperature,
@@ -118,6 +127,7 @@ def cka(
     batch_size: int = 64,
     which: Which = "deployed",
     seed: int = 0,
+    clips: ClipOptions | None = None,
 ) -> Comparison:
     """Linear CKA of two encoders on the same images, 1 for features that are equal up to rotation and scale.
 
@@ -126,18 +136,20 @@ def cka(
             both parts its ``val/`` or ``test/``.
         unbiased: correct for few images. per_layer: also a matrix of all layers of one with all layers of the other.
         baselines: also each of the two beside its own random initialisation: a high number there means that the
-            architecture alone makes features alike. Others as in :func:`evaluate`.
+            architecture alone makes features alike. Others as in :func:`evaluate`; of several clips the features are
+            averaged.
 
     Raises:
         CheckpointError, DataError, ConfigError: one line each.
     """
-    pair = [given if isinstance(given, AnyModel) else load(given, which=which) for given in (model, other)]
+    look = clips or ClipOptions()
+    pair = [(given if isinstance(given, AnyModel) else load(given, which=which)).seen(look) for given in (model, other)]
     benches = [
         Bench(
             loaded.encoder,
             loaded.normalise,
-            loaded.transform,
-            (source := loaded.open(data, "val")),
+            loaded.view_transform(look.views),
+            (source := loaded.open(data, "val", look.segments)),
             source,
             device=choose_device(device),
             layers=layers,
@@ -201,8 +213,44 @@ def choose_device(wish: str) -> str:
     return wish
 
 
+def _check_video(loaded: AnyModel, entries: Sequence[Evaluator], look: ClipOptions) -> None:
+    """Raise ConfigError for measures of clips, or views of them, asked of an encoder that sees images."""
+    if loaded.clip is not None:
+        return
+    named = [entry.name for entry in entries if entry.video]
+    if named:
+        raise ConfigError(
+            f"{named[0]} is a measure of clips, and {loaded.name} takes images: give --frames, or a video model"
+        )
+    if not look.plain:
+        raise ConfigError(f"{loaded.name} takes images: segments and views are of videos")
+
+
+def _baselines(loaded: AnyModel, entries: Sequence[Evaluator]) -> dict[str, Encoder]:
+    """What a score is held against: the encoder before training, and an encoder of clips on every frame alone.
+
+    Measures that bring their own clips judge frames alone themselves.
+    """
+    found: dict[str, Encoder] = {RANDOM: loaded.fresh()}
+    needed = any(entry.data != "none" for entry in entries)
+    if needed and loaded.clip is not None and not isinstance(loaded.encoder, FrameAveraged):
+        found[SINGLE_FRAMES] = frame_by_frame(loaded.encoder)
+    return found
+
+
+def _predictors(loaded: AnyModel) -> dict[str, nn.Module]:
+    """Predictors of the subjects that have one, by name."""
+    fresh = loaded.fresh_predictor() if isinstance(loaded, Model) else None
+    given = {loaded.name: loaded.predictor, RANDOM: fresh}
+    return {name: predictor for name, predictor in given.items() if predictor is not None}
+
+
 def _sides(
-    loaded: AnyModel, entries: Sequence[Evaluator], train: str | Path | None, val: str | Path | None
+    loaded: AnyModel,
+    entries: Sequence[Evaluator],
+    train: str | Path | None,
+    val: str | Path | None,
+    segments: int = 1,
 ) -> tuple[Source, Source]:
     """Both sources; what no asked evaluator needs is stood in for by the other side or by scenes."""
     labelled = [entry.name for entry in entries if entry.data == "labelled"]
@@ -211,10 +259,10 @@ def _sides(
     alone = [entry.name for entry in entries if entry.data == "val"]
     if alone and val is None:
         raise ConfigError(f"{alone[0]} needs val: a folder of images, a list file or 'scenes'")
-    val_source = loaded.open("scenes" if val is None else val, "val")
+    val_source = loaded.open("scenes" if val is None else val, "val", segments)
     if train is None:
-        return (loaded.open("scenes") if val is None else val_source), val_source
-    return loaded.open(train), val_source
+        return (loaded.open("scenes", segments=segments) if val is None else val_source), val_source
+    return loaded.open(train, segments=segments), val_source
 
 
 def _warn_of_shared_files(recipe: Recipe | None, val: Source) -> None:
@@ -240,8 +288,7 @@ def _recipe_views(loaded: AnyModel, seed: int) -> Callable[[Tensor], tuple[Ids, 
     recipe = loaded.config
     if recipe is None:
         raise ConfigError(f"{loaded.name} has no recipe whose masks could be drawn: use views 'random'")
-    patch = loaded.encoder.patch_size
-    masker = build_masker(recipe.mask, (recipe.image_hw[0] // patch[0], recipe.image_hw[1] // patch[1]), seed)
+    masker = build_masker(recipe.mask, recipe.grid, seed)
     return lambda places: (
         masker(places, epoch=0, step=0).contexts[0],
         masker(places, epoch=1, step=1).contexts[0],

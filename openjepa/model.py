@@ -1,24 +1,28 @@
-"""A loaded model as a user holds it: encoders, predictor, preprocessing, and ``embed``."""
+"""A loaded model as a user holds it: encoders, predictor, preprocessing, and ``embed``, for images and for videos."""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from openjepa.config.schema import DataConfig, ModelConfig, Recipe
-from openjepa.data import EvalTransform, Normalise, Source, read_image
-from openjepa.data.readers import read_picture
+from openjepa.config.schema import ClipConfig, DataConfig, ModelConfig, Recipe
+from openjepa.data import EvalTransform, Normalise, Source, eval_transform, open_source, read_image
+from openjepa.data.clips import Clips
+from openjepa.data.readers import is_image_name, read_picture
+from openjepa.data.sources import with_clips
 from openjepa.data.splits import open_side
-from openjepa.errors import DataError
-from openjepa.features import extract
+from openjepa.data.video_listing import is_video_name
+from openjepa.errors import ConfigError, DataError
+from openjepa.features import ClipOptions, EachFrame, WindowFeatures, extract, frame_by_frame, sliding
 from openjepa.hub.adapters import Foreign, is_foreign, open_encoder
 from openjepa.hub.model_directory import LoadedModel, Which, load_model
-from openjepa.models import VisionTransformer, build_encoder
+from openjepa.models import VisionTransformer, build_encoder, build_predictor
 from openjepa.types import Batch, Encoder
 
 if TYPE_CHECKING:
@@ -26,20 +30,22 @@ if TYPE_CHECKING:
 
 
 class AnyModel(ABC):
-    """An encoder with its preprocessing: what can embed images and be judged, whoever made it.
+    """An encoder with its preprocessing: what can embed images or videos and be judged, whoever made it.
 
     Attributes:
         encoder: the network to use. name: how tables call it. channels: of the images it takes.
-        transform: image ``(C, H, W)`` → the evaluation crop, uint8 or 0..1. normalise: a batch of those → encoder input.
-        config: the recipe it was made with; None for a foreign encoder.
+        transform: image ``(C, H, W)`` → the evaluation crop, or frames ``(T, C, H, W)`` → a clip, uint8 or 0..1.
+        normalise: a batch of those → encoder input.
+        config: the recipe it was made with; None for a foreign encoder. predictor: where the source has one.
     """
 
     encoder: Encoder
     config: Recipe | None
     name: str
     channels: int
-    transform: Callable[[Tensor], Tensor]
+    transform: Any
     normalise: nn.Module
+    predictor: nn.Module | None = None
 
     @property
     @abstractmethod
@@ -50,9 +56,40 @@ class AnyModel(ABC):
     def fresh(self) -> Encoder:
         """The same architecture before any training, as a baseline; torch's random state is left alone."""
 
-    def open(self, data: str | Path, side: Literal["train", "val"] = "train") -> Source:
-        """A labelled folder, list file or ``scenes`` with as many channels as the encoder takes."""
-        return open_side(self.reading, str(data), side)
+    @property
+    def clip(self) -> ClipConfig | None:
+        """What a clip is for this encoder; None: it takes images."""
+        return self.reading.data.clip
+
+    def seen(self, options: ClipOptions) -> AnyModel:
+        """The model looking at videos as ``options`` say (or, an encoder of video, at images).
+
+        Raises:
+            ConfigError: an encoder of images without a number of frames.
+        """
+        if options.as_images:
+            raise ConfigError(f"{self.name} takes images already: --as-images is for encoders of video")
+        if options.plain:
+            return self
+        if options.frames is None:
+            raise ConfigError(f"{self.name} takes images: give the frames of a clip to show it videos frame by frame")
+        return FrameModel(self, ClipConfig(frames=options.frames, fps=options.fps, stride=options.stride))
+
+    def view_transform(self, views: int) -> Any:
+        """The evaluation transform with so many spatial views of each clip. Raises ConfigError where there is but one."""
+        if views != 1:
+            raise ConfigError(
+                f"{self.name} sees videos through its own image transform, in one view each: use --views 1"
+            )
+        return self.transform
+
+    def open(self, data: str | Path, side: Literal["train", "val"] = "train", segments: int = 1) -> Source:
+        """A labelled folder, list file or ``scenes`` with as many channels as the encoder takes.
+
+        Videos for an encoder of clips, ``segments`` clips of each spread evenly; images otherwise.
+        """
+        source, clip = open_side(self.reading, str(data), side), self.clip
+        return source if clip is None else with_clips(source, Clips.evaluation(clip, segments))
 
     def _networks(self) -> list[nn.Module]:
         return [part for part in (self.encoder, self.normalise) if isinstance(part, nn.Module)]
@@ -70,49 +107,116 @@ class AnyModel(ABC):
         tokens: Literal["pooled", "patch"] = "pooled",
         layers: Literal["last", "last4"] = "last",
         batch_size: int = 64,
+        as_images: bool = False,
     ) -> Tensor:
-        """Features of images, with the preprocessing the model was trained with.
+        """Features of images or videos, with the preprocessing the model was trained with.
 
         Args:
             items: a path, a PIL image or an image tensor ``(C, H, W)`` (uint8, or float in 0..1), or several of them; a
-                4-D tensor ``(B, C, H, W)`` is several.
+                4-D tensor ``(B, C, H, W)`` is several. For an encoder of video a path of a video (the clip at its centre is
+                taken), a tensor ``(C, T, H, W)``, or several; a 5-D tensor is several.
             tokens: ``pooled`` (mean over patches) or ``patch``. layers: ``last``, or ``last4`` joined.
+            as_images: items are images although the encoder is one of video: each is a clip of one tubelet.
 
         Returns:
             ``(N, D)``, or ``(N, patches, D)``, float32 on the CPU, in the order of ``items``.
 
         Raises:
-            DataError: a file that cannot be read, or something that is no image, by name.
+            DataError: a file that cannot be read, or something that is no image (or video), by name.
         """
-        if isinstance(items, Tensor) and items.ndim == 4:
+        if as_images:
+            return self.seen(ClipOptions(as_images=True)).embed(
+                items, tokens=tokens, layers=layers, batch_size=batch_size
+            )
+        if isinstance(items, Tensor) and items.ndim == (4 if self.clip is None else 5):
             items = list(items)
         many = list(items) if isinstance(items, list | tuple) else [items]
         if not many:
             raise DataError("nothing to embed: the list is empty")
-        assert isinstance(self.encoder, nn.Module)
-        device = next(self.encoder.parameters()).device
         found = extract(
             self.encoder,
             self._batches(many, batch_size),
             normalise=self.normalise,
-            device=device,
+            device=self._device(),
             tokens=tokens,
             layers=layers,
         )
         return found.values
 
+    def embed_video(
+        self,
+        path: str | Path,
+        *,
+        window: float | None = None,
+        hop: float | None = None,
+        tokens: Literal["pooled", "patch"] = "pooled",
+        layers: Literal["last", "last4"] = "last",
+        batch_size: int = 1,
+    ) -> WindowFeatures:
+        """Features of a video of any length: a window slides over it, and each of its places is encoded as one clip.
+
+        Frames are read as they are needed, so memory does not grow with the video (its features do).
+
+        Args:
+            path: a video, or a folder of frames. window: seconds of a clip; by default as long as those the model was
+                trained on. hop: seconds between the beginnings of two windows; by default ``window`` (they then touch).
+            Others as in :meth:`embed`.
+
+        Returns:
+            features, and where each window begins and ends; the last window ends with the video.
+
+        Raises:
+            ConfigError: an encoder of images (:meth:`seen` makes it one of frames). DataError: not a readable video.
+        """
+        clip = self.clip
+        if clip is None:
+            raise ConfigError(f"{self.name} takes images: use model.seen(ClipOptions(frames=…, fps=…)).embed_video")
+        with self._source_of(path, clip).video(0) as video:
+            length = clip.frames / (clip.fps or video.fps / (clip.stride or 1)) if window is None else window
+            windows = sliding(
+                video,
+                self.encoder,
+                frames=clip.frames,
+                window=length,
+                hop=length if hop is None else hop,
+                transform=self.transform,
+                normalise=self.normalise,
+                device=self._device(),
+                tokens=tokens,
+                layers=layers,
+                batch_size=batch_size,
+            )
+            return WindowFeatures.of(windows)
+
+    def _device(self) -> torch.device:
+        assert isinstance(self.encoder, nn.Module)
+        return next(self.encoder.parameters()).device
+
+    def _source_of(self, path: str | Path, clip: ClipConfig) -> Any:
+        """One video as a source."""
+        if is_image_name(path) and not is_video_name(path):
+            raise DataError(
+                f"{path} is an image, and {self.name} takes videos: say as_images to embed it as one tubelet"
+            )
+        return open_source(path, channels=self.channels, clip=Clips.evaluation(clip))
+
     def _batches(self, items: Sequence[object], size: int) -> Iterator[Batch]:
+        modality = "image" if self.clip is None else "video"
         for start in range(0, len(items), size):
             images = [self.transform(self._read(item)) for item in items[start : start + size]]
             ids = torch.arange(start, start + len(images))
             kinds = {image.dtype for image in images}
             if len(kinds) > 1:  # 8-bit and deeper files in one batch
                 images = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
-            yield Batch({"image": torch.stack(images)}, ids, ids)
+            yield Batch({modality: torch.stack(images)}, ids, ids)
 
     def _read(self, item: object) -> Tensor:
-        """Anything a user calls an image as ``(C, H, W)``."""
-        channels = self.channels
+        """Anything a user calls an image as ``(C, H, W)``, or a video as ``(T, C, H, W)``."""
+        channels, clip = self.channels, self.clip
+        if clip is not None:
+            return self._read_clip(item, clip)
+        if isinstance(item, str | Path) and is_video_name(item) and not is_image_name(item):
+            raise DataError(f"{item} is a video, and {self.name} takes images: give frames to see it frame by frame")
         if isinstance(item, str | Path):
             return read_image(item, channels)
         if isinstance(item, Tensor):
@@ -124,6 +228,59 @@ class AnyModel(ABC):
         if isinstance(item, PilImage):
             return read_picture(item, channels)
         raise DataError(f"cannot embed a {type(item).__name__}: give a path, a PIL image or a (C, H, W) tensor")
+
+    def _read_clip(self, item: object, clip: ClipConfig) -> Tensor:
+        if isinstance(item, str | Path):
+            return self._source_of(item, clip).read(0)
+        if isinstance(item, Tensor):
+            if item.ndim != 4 or len(item) != self.channels:
+                raise DataError(f"a clip is a ({self.channels}, T, H, W) tensor, not {tuple(item.shape)}")
+            if item.shape[1] != clip.frames:
+                raise DataError(f"a clip has {clip.frames} frames here, not {item.shape[1]}: see ClipOptions(frames=…)")
+            return item.transpose(0, 1)
+        raise DataError(f"cannot embed a {type(item).__name__}: give the path of a video or a (C, T, H, W) tensor")
+
+
+class FrameModel(AnyModel):
+    """An encoder of images, shown the frames of clips one by one; features are averages over frames.
+
+    Args:
+        inner: the model. clip: what a clip is.
+    """
+
+    def __init__(self, inner: AnyModel, clip: ClipConfig) -> None:
+        self.inner, self.config, self.name, self.channels = inner, inner.config, inner.name, inner.channels
+        self.encoder, self.normalise = frame_by_frame(inner.encoder), inner.normalise
+        self.transform = EachFrame(inner.transform, clip.frames)
+        self._clip = clip
+
+    @property
+    def reading(self) -> Recipe:
+        """The inner model's, for clips."""
+        return _with_clip(self.inner.reading, self._clip)
+
+    def fresh(self) -> Encoder:
+        """The inner encoder before training, frame by frame."""
+        return frame_by_frame(self.inner.fresh())
+
+
+class ImageModel(AnyModel):
+    """An encoder of video, shown images: each is a clip of one tubelet."""
+
+    def __init__(self, inner: AnyModel) -> None:
+        self.inner, self.name, self.channels = inner, inner.name, inner.channels
+        self.config = None if inner.config is None else _with_clip(inner.config, None)
+        self.encoder, self.normalise = inner.encoder, inner.normalise
+        self.transform = EvalTransform(self.reading.data)
+
+    @property
+    def reading(self) -> Recipe:
+        """The inner model's, for images."""
+        return _with_clip(self.inner.reading, None)
+
+    def fresh(self) -> Encoder:
+        """The encoder before training."""
+        return self.inner.fresh()
 
 
 class Model(AnyModel):
@@ -144,19 +301,53 @@ class Model(AnyModel):
         self.predictor: nn.Module | None = loaded.predictor
         self.config = loaded.config
         self.name, self.channels = "trained", loaded.config.data.channels
-        self.transform = EvalTransform(loaded.config.data)
+        self.transform = eval_transform(loaded.config.data)
         self.normalise = Normalise.for_data(loaded.config.data)
 
     def __repr__(self) -> str:
         height, width = self.config.image_hw
         encoder = self.encoder
-        size = f"{encoder.embed_dim} wide, {encoder.depth} blocks, {height}×{width} px"
+        clip = "" if self.clip is None else f"{self.clip.frames} frames of "
+        size = f"{encoder.embed_dim} wide, {encoder.depth} blocks, {clip}{height}×{width} px"
         return f"Model({self.config.name}, {size}, from {self.loaded.source})"
 
     @property
     def reading(self) -> Recipe:
         """The model's own recipe."""
         return self.config
+
+    def seen(self, options: ClipOptions) -> AnyModel:
+        """The model with other clips; as :meth:`AnyModel.seen` for an encoder of images."""
+        clip = self.clip
+        if clip is None:
+            return super().seen(options)
+        if options.as_images:
+            if not options.plain:
+                raise ConfigError("--as-images shows one image at a time: it has no frames, segments or views")
+            return ImageModel(self)
+        rate = {} if options.fps is None and options.stride is None else {"fps": options.fps, "stride": options.stride}
+        changes = {**rate, **({} if options.frames is None else {"frames": options.frames})}
+        frames = options.frames or clip.frames
+        if frames < self.config.model.tubelet_size:
+            raise ConfigError(
+                f"a clip of {frames} frames is shorter than a tubelet of {self.config.model.tubelet_size}"
+            )
+        other = copy.copy(self)
+        other.config = _with_clip(self.config, clip.model_copy(update=changes))
+        other.transform = eval_transform(other.config.data)
+        return other
+
+    def view_transform(self, views: int) -> Any:
+        """The evaluation transform with so many spatial views of each clip."""
+        return self.transform if views == 1 else eval_transform(self.config.data, views)
+
+    def fresh_predictor(self) -> nn.Module | None:
+        """The predictor before training, None where the source has none."""
+        if self.predictor is None:
+            return None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return build_predictor(self.config.predictor, self.encoder, self.config.model).eval()
 
     def fresh(self) -> VisionTransformer:
         """The encoder as a run with this recipe and its seed starts."""
@@ -199,6 +390,11 @@ class ForeignModel(AnyModel):
     def fresh(self) -> Encoder:
         """The same architecture with random weights."""
         return self.foreign.fresh()
+
+
+def _with_clip(recipe: Recipe, clip: ClipConfig | None) -> Recipe:
+    """The recipe reading other samples; what does not fit its other parts is of no interest here."""
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"clip": clip})})
 
 
 def load(path: str | Path, *, which: Which = "deployed") -> Model | ForeignModel:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from openjepa.cli.clip_options import with_clips
 from openjepa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,10 +40,12 @@ Baselines = Annotated[bool, typer.Option(help="also score raw pixels and the sam
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps")]
 BatchSize = Annotated[int, typer.Option(min=1, help="images encoded at once; changes speed, not scores")]
 Seed = Annotated[int, typer.Option(help="of held-out draws, starts and resampling")]
+Clips = dict[str, Any] | None  # see openjepa.cli.clip_options
 _WIDE = 160  # columns when the output is a file or a pipe
 
 
 @app.command("knn")
+@with_clips
 def knn(
     model: Model,
     train: Train,
@@ -56,14 +59,16 @@ def knn(
     device: Device = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
+    clips: Clips = None,
 ) -> None:
     """Accuracy of the k nearest training images by centred cosine; exact, nothing is trained."""
     options = _options(layers, cache, baselines, device, batch_size, seed)
     votes = {"k": parse_counts(k), "temperature": parse_temperatures(temperature)}
-    score("knn", json, model=model, train=train, val=val, **votes, **options)
+    score("knn", json, model=model, train=train, val=val, **votes, clips=clips, **options)
 
 
 @app.command("linear")
+@with_clips
 def linear(
     model: Model,
     train: Train,
@@ -75,16 +80,18 @@ def linear(
     device: Device = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
+    clips: Clips = None,
 ) -> None:
     """Accuracy of logistic regression, its penalty chosen on a held-out part of the training images."""
     options = _options(layers, cache, baselines, device, batch_size, seed)
-    score("linear", json, model=model, train=train, val=val, **options)
+    score("linear", json, model=model, train=train, val=val, clips=clips, **options)
 
 
 app.command("logistic", help="Another name for linear.")(linear)
 
 
 @app.command("low-shot")
+@with_clips
 def low_shot(
     model: Model,
     train: Train,
@@ -98,14 +105,16 @@ def low_shot(
     device: Device = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
+    clips: Clips = None,
 ) -> None:
     """Accuracy of logistic regression on a few labelled images per class: mean and spread of several draws."""
     options = _options(layers, cache, baselines, device, batch_size, seed)
     few = {"shots": None if shots is None else _words(shots), "draws": draws}
-    score("low-shot", json, model=model, train=train, val=val, **few, **options)
+    score("low-shot", json, model=model, train=train, val=val, **few, clips=clips, **options)
 
 
 @app.command("kmeans")
+@with_clips
 def kmeans(
     model: Model,
     train: Train,
@@ -118,13 +127,17 @@ def kmeans(
     device: Device = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
+    clips: Clips = None,
 ) -> None:
     """Agreement of clusters found without labels with the classes: accuracy, NMI, ARI."""
     options = _options(layers, cache, baselines, device, batch_size, seed)
-    score("kmeans", json, model=model, train=train, val=val, options={"kmeans": {"inits": inits}}, **options)
+    score(
+        "kmeans", json, model=model, train=train, val=val, options={"kmeans": {"inits": inits}}, clips=clips, **options
+    )
 
 
 @app.command("retrieval")
+@with_clips
 def retrieval(
     model: Model,
     train: Train,
@@ -136,13 +149,15 @@ def retrieval(
     device: Device = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
+    clips: Clips = None,
 ) -> None:
     """Mean average precision of rankings by cosine, among val and among train, and recall at 1, 5 and 10."""
     options = _options(layers, cache, baselines, device, batch_size, seed)
-    score("retrieval", json, model=model, train=train, val=val, **options)
+    score("retrieval", json, model=model, train=train, val=val, clips=clips, **options)
 
 
 @app.command("all")
+@with_clips
 def everything(
     model: Model,
     train: Train,
@@ -158,15 +173,17 @@ def everything(
     device: Device = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
+    clips: Clips = None,
 ) -> None:
     """knn, linear, low-shot, kmeans and retrieval from one pass over the images."""
     options = _options(layers, cache, baselines, device, batch_size, seed)
     options |= {"k": parse_counts(k), "temperature": parse_temperatures(temperature)}
     options |= {"shots": None if shots is None else _words(shots), "draws": draws}
-    score("all", json, model=model, train=train, val=val, **options)
+    score("all", json, model=model, train=train, val=val, clips=clips, **options)
 
 
 @app.command("masks")
+@with_clips
 def masks(
     model: Model,
     val: Images,
@@ -180,12 +197,13 @@ def masks(
     device: Device = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
+    clips: Clips = None,
 ) -> None:
     """Is an image under two different masks nearer to itself than to every other image?"""
     chosen: dict[str, Any] = {"images": images}
     chosen |= {"views": "recipe"} if views == "recipe" else {"keep": keep}
     options = _options("last", "none", baselines, device, batch_size, seed)
-    score("masks", json, model=model, val=val, options={"masks": chosen}, **options)
+    score("masks", json, model=model, val=val, options={"masks": chosen}, clips=clips, **options)
 
 
 @app.command("scenes")
@@ -221,15 +239,15 @@ def parse_temperatures(text: str) -> tuple[float | None, ...]:
         raise ConfigError(f"--temperature {text}: numbers or none separated by commas, such as .03,.07,none") from error
 
 
-def score(what: str | Sequence[str], json: Path | None, **options: Any) -> None:
-    """Evaluate, show, and write what was asked."""
+def score(what: str | Sequence[str], json: Path | None, clips: Clips = None, **options: Any) -> None:
+    """Evaluate, show, and write what was asked. clips: options that were set, by name."""
     from openjepa import api
     from openjepa.evaluation import write_scores
-    from openjepa.features import cache_note, cache_place
+    from openjepa.features import ClipOptions, cache_note, cache_place
 
-    console = make_console()
+    console, look = make_console(), ClipOptions(**(clips or {}))
     with watch() as on_progress:
-        scores = api.evaluate(what, **options, on_progress=on_progress)
+        scores = api.evaluate(what, **options, clips=look, on_progress=on_progress)
     show_scores(scores, console)
     if json is not None:
         console.print(f"wrote {write_scores(json, scores)}", markup=False, soft_wrap=True)
@@ -284,7 +302,8 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-from openjepa.cli import evaluate_pairs, evaluate_trained  # noqa: E402  (they use the options above)
+from openjepa.cli import evaluate_pairs, evaluate_trained, evaluate_videos  # noqa: E402  (they use the options above)
 
 evaluate_pairs.add_to(app)
 evaluate_trained.add_to(app)
+evaluate_videos.add_to(app)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+
+from openjepa.cli.clip_options import with_clips
 
 _Encoder = "run, checkpoint or model directory; timm:NAME; hf:ORG/NAME"
 _SHOWN = 10  # pairs of files listed; all go to --json
@@ -13,7 +15,7 @@ _SHOWN = 10  # pairs of files listed; all go to --json
 
 def add_to(app: typer.Typer) -> None:
     """Add both commands to ``openjepa evaluate``."""
-    app.command("cka")(cka)
+    app.command("cka")(with_clips(cka))
     app.command("contamination")(contamination)
 
 
@@ -32,12 +34,14 @@ def cka(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="images encoded at once")] = 64,
     seed: Annotated[int, typer.Option(help="of the interval's groups")] = 0,
+    clips: dict[str, Any] | None = None,
 ) -> None:
     """How alike two encoders see the same images: linear centred kernel alignment, 0 to 1."""
     from rich.table import Table
 
     from openjepa import api
     from openjepa.cli.evaluate import make_console, show_scores
+    from openjepa.features import ClipOptions
 
     found = api.cka(
         model=model,
@@ -51,6 +55,7 @@ def cka(
         device=device,
         batch_size=batch_size,
         seed=seed,
+        clips=ClipOptions(**(clips or {})),
     )
     console = make_console()
     show_scores(found.scores, console)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from openjepa.cli.clip_options import with_clips
 from openjepa.errors import ConfigError
 
 _Model = Annotated[
@@ -27,13 +28,16 @@ _Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps")]
 _BatchSize = Annotated[int, typer.Option(min=1, help="images encoded at once; changes speed, not scores")]
 _Seed = Annotated[int, typer.Option(help="of the held-out draw, the order of samples and the first weights")]
 
+_Clips = dict[str, Any] | None  # see openjepa.cli.clip_options
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to ``openjepa evaluate``."""
-    app.command("linear-grid")(linear_grid)
-    app.command("attentive")(attentive)
-    app.command("mean-pool-grid")(mean_pool_grid)
-    app.command("finetune")(finetune)
+    app.command("linear-grid")(with_clips(linear_grid))
+    app.command("attentive")(with_clips(attentive))
+    app.command("mean-pool-grid")(with_clips(mean_pool_grid))
+    app.command("attentive-4")(with_clips(attentive_four))
+    app.command("finetune")(with_clips(finetune))
 
 
 def linear_grid(
@@ -53,9 +57,10 @@ def linear_grid(
     device: _Device = "auto",
     batch_size: _BatchSize = 64,
     seed: _Seed = 0,
+    clips: _Clips = None,
 ) -> None:
     """Accuracy of a linear head trained by gradient: lr × weight decay at once, chosen on a held-out part of train."""
-    grid = {"lrs": _numbers("--lrs", lrs), "weight_decays": _numbers("--weight-decays", weight_decays)}
+    grid = {"lrs": parse_numbers("--lrs", lrs), "weight_decays": parse_numbers("--weight-decays", weight_decays)}
     chosen = _given({**grid, "epochs": epochs, "batch_size": train_batch, "optimizer": optimizer})
     shared = {"layers": layers, "cache": cache, "baselines": baselines, "device": device, "batch_size": batch_size}
     _score(
@@ -66,6 +71,7 @@ def linear_grid(
         train=train,
         val=val,
         seed=seed,
+        clips=clips,
         **shared,
     )
 
@@ -91,15 +97,44 @@ def attentive(
     device: _Device = "auto",
     batch_size: _BatchSize = 64,
     seed: _Seed = 0,
+    clips: _Clips = None,
 ) -> None:
     """Accuracy of an attentive probe on frozen patch tokens, and of the same training on averaged tokens beside it."""
-    grid = {"lrs": _numbers("--lrs", lrs), "weight_decays": _numbers("--weight-decays", weight_decays)}
+    grid = {"lrs": parse_numbers("--lrs", lrs), "weight_decays": parse_numbers("--weight-decays", weight_decays)}
     chosen = _given(
         {**grid, "blocks": blocks, "heads": heads, "epochs": epochs, "batch_size": train_batch, "clip": clip}
     )
     shared = {"layers": layers, "cache": cache, "baselines": baselines, "device": device, "batch_size": batch_size}
     names = ["attentive", "mean-pool-grid"]
-    _score(names, {**chosen, "refit": refit}, json, model=model, train=train, val=val, seed=seed, **shared)
+    _score(names, {**chosen, "refit": refit}, json, model=model, train=train, val=val, seed=seed, clips=clips, **shared)
+
+
+def attentive_four(
+    model: _Model,
+    train: _Train,
+    val: _Val,
+    heads: Annotated[int | None, typer.Option(min=1, help="of attention; by default width / 64")] = None,
+    lrs: _Lrs = None,
+    weight_decays: _Decays = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 20,
+    train_batch: _Batch = None,
+    clip: _Clip = None,
+    refit: Annotated[bool, typer.Option(help="train the grid again on all of train after the choice")] = False,
+    layers: _Layers = "last",
+    cache: _Cache = "auto",
+    json: _Json = None,
+    baselines: _Baselines = True,
+    device: _Device = "auto",
+    batch_size: _BatchSize = 64,
+    seed: _Seed = 0,
+    clips: _Clips = None,
+) -> None:
+    """The attentive probe of V-JEPA 2, three self-attention blocks before the pooling, and averaged tokens beside it."""
+    grid = {"lrs": parse_numbers("--lrs", lrs), "weight_decays": parse_numbers("--weight-decays", weight_decays)}
+    chosen = _given({**grid, "heads": heads, "epochs": epochs, "batch_size": train_batch, "clip": clip})
+    shared = {"layers": layers, "cache": cache, "baselines": baselines, "device": device, "batch_size": batch_size}
+    names = ["attentive-4", "mean-pool-grid"]
+    _score(names, {**chosen, "refit": refit}, json, model=model, train=train, val=val, seed=seed, clips=clips, **shared)
 
 
 def mean_pool_grid(
@@ -119,12 +154,23 @@ def mean_pool_grid(
     device: _Device = "auto",
     batch_size: _BatchSize = 64,
     seed: _Seed = 0,
+    clips: _Clips = None,
 ) -> None:
     """Accuracy of a linear head on averaged patch tokens, trained exactly as the attentive probe is."""
-    grid = {"lrs": _numbers("--lrs", lrs), "weight_decays": _numbers("--weight-decays", weight_decays)}
+    grid = {"lrs": parse_numbers("--lrs", lrs), "weight_decays": parse_numbers("--weight-decays", weight_decays)}
     chosen = _given({**grid, "epochs": epochs, "batch_size": train_batch, "clip": clip})
     shared = {"layers": layers, "cache": cache, "baselines": baselines, "device": device, "batch_size": batch_size}
-    _score("mean-pool-grid", {**chosen, "refit": refit}, json, model=model, train=train, val=val, seed=seed, **shared)
+    _score(
+        "mean-pool-grid",
+        {**chosen, "refit": refit},
+        json,
+        model=model,
+        train=train,
+        val=val,
+        seed=seed,
+        clips=clips,
+        **shared,
+    )
 
 
 def finetune(
@@ -145,12 +191,13 @@ def finetune(
     device: _Device = "auto",
     batch_size: _BatchSize = 64,
     seed: _Seed = 0,
+    clips: _Clips = None,
 ) -> None:
     """Accuracy after training the encoder end to end with layer-wise learning rates; baseline: the same from scratch."""
-    chosen = _given({"lrs": _numbers("--lrs", lrs), "batch_size": train_batch, "drop_path": drop_path})
+    chosen = _given({"lrs": parse_numbers("--lrs", lrs), "batch_size": train_batch, "drop_path": drop_path})
     chosen |= {"epochs": epochs, "layer_decay": layer_decay, "label_smoothing": label_smoothing, "head": head}
     shared = {"cache": "none", "baselines": baselines, "device": device, "batch_size": batch_size}
-    _score("finetune", chosen, json, model=model, train=train, val=val, seed=seed, **shared)
+    _score("finetune", chosen, json, model=model, train=train, val=val, seed=seed, clips=clips, **shared)
 
 
 def _score(what: str | list[str], chosen: Mapping[str, Any], json: Path | None, **options: Any) -> None:
@@ -161,7 +208,7 @@ def _score(what: str | list[str], chosen: Mapping[str, Any], json: Path | None, 
     score(what, json, options={str(key): dict(chosen)}, **options)
 
 
-def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+def parse_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     """``1e-3,3e-3`` as numbers. Raises ConfigError."""
     if text is None:
         return None

@@ -139,6 +139,10 @@ def evaluate(
     """
     entries = asked(what)
     settings = settings or Settings()
+    known = predictors or {}
+    for entry in entries:
+        if entry.predictor and subject not in known:
+            raise ConfigError(f"{entry.name} asks the predictor, and {subject} has none: give a run that kept one")
     if any(entry.data == "labelled" for entry in entries) and train_source.fingerprint() == val_source.fingerprint():
         log.warning("train and val are the same data (%s): the scores say nothing of new images", train_source.name)
     bench = Bench(
@@ -156,7 +160,6 @@ def evaluate(
         val_transform=val_transform,
         across=across,
     )
-    known = predictors or {}
     subjects = {
         name: replace(bench, encoder=model, predictor=known.get(name))
         for name, model in {subject: encoder, **(baselines or {})}.items()

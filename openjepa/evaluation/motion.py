@@ -28,7 +28,7 @@ from openjepa.evaluation.request import Bench, Evaluator, Request, options_of
 from openjepa.evaluation.ridge import ridge
 from openjepa.evaluation.score import Score
 from openjepa.features import Features, cached_extract, cached_raw_pixels
-from openjepa.features.frames import frame_by_frame
+from openjepa.features.frames import FrameAveraged, frame_by_frame
 
 CLIPS = 2_048  # to fit on; half as many to score on
 LEAST = 200
@@ -133,7 +133,7 @@ class ShuffledClips:
 
 def _subjects(bench: Bench, subject: str) -> dict[str, Bench]:
     """The encoder, and the same frame by frame; pixels and differences alone."""
-    if bench.encoder is None:
+    if bench.encoder is None or isinstance(bench.encoder, FrameAveraged):
         return {subject: bench}
     apart = replace(bench, encoder=frame_by_frame(bench.encoder))
     return {subject: bench, f"{subject}, {BY_FRAME}": apart}

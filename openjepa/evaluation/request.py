@@ -144,7 +144,7 @@ class Evaluator:
     run: from a request to scores. needs: ``pooled`` or ``patch`` features in ``Request.train`` and ``val``, or the
     ``encoder`` in ``Request.bench``. help: one line. cheap: part of ``all``. pixels: raw pixels can be judged although
     it is not ``pooled`` (which they always can). data: ``labelled`` train and val, only ``val`` (labels unused), or
-    ``none``: it brings its own. video: for encoders of clips only.
+    ``none``: it brings its own. video: for encoders of clips only. predictor: it asks the predictor.
     """
 
     name: str
@@ -155,6 +155,7 @@ class Evaluator:
     pixels: bool = False
     data: Literal["labelled", "val", "none"] = "labelled"
     video: bool = False
+    predictor: bool = False
 
 
 def options_of(name: str, settings: Settings, known: tuple[str, ...]) -> dict[str, Any]:

@@ -87,6 +87,30 @@ class StreamedTokens:
 
 
 @dataclass(frozen=True)
+class CutTokens:
+    """The tokens ``start:stop`` of every sample of other data."""
+
+    data: TokenData
+    start: int
+    stop: int
+
+    @property
+    def y(self) -> Tensor:
+        """Labels."""
+        return self.data.y
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Tokens and width."""
+        return self.stop - self.start, self.data.shape[1]
+
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`TokenData`."""
+        for tokens, y in self.data.batches(order, batch_size):
+            yield tokens[..., self.start : self.stop, :], y
+
+
+@dataclass(frozen=True)
 class TokenSides:
     """Both sides of an evaluation. labelled: classes and labels (its ``x`` are mean-pooled, or empty when streamed).
 
@@ -100,14 +124,8 @@ class TokenSides:
     halved: bool = False
 
     def cut(self, start: int, stop: int) -> TokenSides:
-        """Both sides with the tokens ``start:stop`` of every sample only; of tokens in memory."""
-        sides = [
-            KeptTokens(side.values[..., start:stop, :], side.y, side.device)
-            for side in (self.train, self.val)
-            if isinstance(side, KeptTokens)
-        ]
-        assert len(sides) == 2, "tokens that are streamed cannot be cut"
-        return replace(self, train=sides[0], val=sides[1])
+        """Both sides with the tokens ``start:stop`` of every sample only."""
+        return replace(self, train=CutTokens(self.train, start, stop), val=CutTokens(self.val, start, stop))
 
 
 def from_features(train: Features, val: Features, device: str | torch.device = "cpu") -> TokenSides:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openjepa.evaluation import attentive, finetune, linear_grid
+from openjepa.evaluation import anticipation, attentive, finetune, linear_grid
 from openjepa.evaluation.request import Evaluator
 
 TRAINED = (
@@ -12,5 +12,13 @@ TRAINED = (
     ),
     Evaluator(attentive.FOUR, attentive.run_four, "encoder", "the same with three self-attention blocks before it"),
     Evaluator(attentive.MEAN, attentive.run_mean, "encoder", "the same training on averaged tokens, to compare with"),
+    Evaluator(
+        anticipation.NAME,
+        anticipation.run,
+        "encoder",
+        "class of a video from what comes before, with and without what the predictor expects",
+        video=True,
+        predictor=True,
+    ),
     Evaluator(finetune.NAME, finetune.run, "encoder", "accuracy after training the encoder too, layer-wise rates"),
 )

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openjepa.data.clips import Clips
 from openjepa.errors import ConfigError, DataError, nearest
 from openjepa.types import Batch
 
@@ -123,10 +124,16 @@ def describe_input(x: Tensor, views: int, across: Across, tokens: str) -> dict[s
     }
 
 
-def describe_source(source: Any) -> dict[str, Any]:
-    """How a source cuts clips, for protocols and cache keys; empty for images."""
+def clips_of(source: Any) -> Clips | None:
+    """Which clips a source, or the one it is a part of, takes of its videos; None of images."""
     while (clips := getattr(source, "clips", None)) is None and hasattr(source, "source"):
         source = source.source
+    return clips
+
+
+def describe_source(source: Any) -> dict[str, Any]:
+    """How a source cuts clips, for protocols and cache keys; empty for images."""
+    clips = clips_of(source)
     if clips is None:
         return {}
     rate = {"fps": clips.fps} if clips.fps is not None else {"stride": clips.stride or 1}

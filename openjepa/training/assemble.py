@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,23 +11,23 @@ import torch
 
 from openjepa.config import Recipe
 from openjepa.data import Normalise, Source
-from openjepa.errors import CheckpointError
+from openjepa.errors import CheckpointError, ConfigError
 from openjepa.hub.checkpoint import Checkpoint, discard_after, list_checkpoints, load_last
 from openjepa.hub.model_directory import load_model
 from openjepa.hub.strict import load_strict
-from openjepa.masking import build_masker
 from openjepa.methods import Method, build_method
 from openjepa.objectives.across import alone
 from openjepa.optim import Schedule
 from openjepa.training.engine import Engine
-from openjepa.training.feed import Feed, Share
+from openjepa.training.feed import Feed, Share, lane_cut, seats
+from openjepa.training.lanes import Lane, dearest, is_video, match_sources, plan_lanes, rounded_shares
 from openjepa.training.meter import Meter
 from openjepa.training.metrics import Metrics
 from openjepa.training.panel import HealthPanel
 from openjepa.training.plan import Plan
 from openjepa.training.progress import Event, Reporter
 from openjepa.training.run import CHECKPOINTS, LOG, RunDirectory
-from openjepa.training.sizing import cut_rows, micro_bound
+from openjepa.training.sizing import micro_bound
 from openjepa.training.state import LoopState, restore_generators, restore_optimizer, seed_everything
 from openjepa.training.update import Updater
 from openjepa.types import Batch, Progress
@@ -72,7 +72,7 @@ class Request:
     """What was asked for (see :func:`openjepa.training.train`)."""
 
     recipe: Recipe
-    source: Source
+    source: Source | Sequence[Source]
     out: Path
     resume: bool = False
     init: str | Path | None = None
@@ -82,6 +82,11 @@ class Request:
     stage: Stage | None = None
 
     @property
+    def sources(self) -> tuple[Source, ...]:
+        """One for each lane (:mod:`openjepa.training.lanes`)."""
+        return match_sources(self.recipe, self.source)
+
+    @property
     def resumable(self) -> Path:
         """The directory that ``--out … --resume`` continues."""
         return self.out if self.stage is None else self.stage.whole
@@ -89,11 +94,12 @@ class Request:
 
 def assemble(stack: ExitStack, request: Request) -> Parts:
     """Build everything; what must be closed at the end is put on ``stack``. Errors as in :func:`openjepa.training.train`."""
-    recipe, source, out, init = request.recipe, request.source, request.out, request.init
+    recipe, sources, out, init = request.recipe, request.sources, request.out, request.init
     engine = Engine(recipe.train)
     world = engine.world
     stack.enter_context(world.guarded(lambda: f"continue with --out {request.resumable} --resume"))
-    plan = Plan.make(recipe, len(source), world.size)
+    plan = Plan.make(recipe, sum(len(source) for source in sources), world.size)
+    lanes = plan_lanes(recipe, plan.batch)
     engine.decide_compile(plan.total)
     directory = _claim(stack, engine, request)
     reporter = Reporter(out / LOG, speaks=world.first, console=request.console, on_event=request.on_event)
@@ -108,9 +114,10 @@ def assemble(stack: ExitStack, request: Request) -> Parts:
     state = LoopState() if checkpoint is None else restore(engine, updater, meter, checkpoint)
     if before is not None and request.stage is not None and request.stage.keep_optimizer:
         _take_over_optimizer(engine, updater, before)
-    notes += _settle(state, plan, source, resumed=checkpoint is not None)
+    notes += _settle(state, plan, sources, resumed=checkpoint is not None) + rounded_shares(lanes)
+    _check_placement(recipe, lanes, engine)
 
-    micro, why = _micro_batch(recipe, plan, engine, normalise, state)
+    micro, why = _micro_batch(recipe, plan, lanes, engine, normalise, state)
     schedule = plan.schedule(recipe)
     start = f"starts from the weights in {init}" if init is not None else "starts from fresh weights"
     if before is not None:
@@ -119,12 +126,13 @@ def assemble(stack: ExitStack, request: Request) -> Parts:
         start = (
             f"continues after step {state.step}" if checkpoint else "had saved nothing yet: starts from the beginning"
         )
-    _speak(reporter, f"run {out}: recipe {recipe.name}, seed {recipe.seed}; {start}", engine, source, method)
-    _speak_numbers(reporter, recipe, plan, schedule, engine, (micro, why), notes)
+    _speak(reporter, f"run {out}: recipe {recipe.name}, seed {recipe.seed}; {start}", engine)
+    _speak_data(reporter, lanes, sources, method)
+    _speak_numbers(reporter, recipe, plan, lanes, schedule, engine, (micro, why), notes)
     # Before the feed: both seed torch's generator per sample, and the feed has a thread of its own.
-    panel = HealthPanel(recipe, source, engine, normalise)
+    panel = HealthPanel(recipe, lanes[0], sources[0], engine, normalise)
     state.micro = micro
-    feed = _open_feed(recipe, source, plan, engine, state, micro)
+    feed = _open_feed(recipe, lanes, sources, plan, engine, state)
     stack.callback(feed.close)
     metrics = _open_records(stack, recipe, plan, engine, directory, state, checkpoint)
     if checkpoint is not None:
@@ -223,12 +231,13 @@ def _load_teacher(method: Method, path: str) -> None:
         raise CheckpointError(f"target.weights {path} does not fit this recipe: {error}") from error
 
 
-def _settle(state: LoopState, plan: Plan, source: Source, *, resumed: bool) -> list[str]:
+def _settle(state: LoopState, plan: Plan, sources: Sequence[Source], *, resumed: bool) -> list[str]:
     """Enter the plan into the state, after checking that a resumed run goes on with the same data. Returns remarks."""
-    identity = source.fingerprint() if len(source) <= _FINGERPRINT_UP_TO else f"{len(source)} samples"
+    identities = [s.fingerprint() if len(s) <= _FINGERPRINT_UP_TO else f"{len(s)} samples" for s in sources]
+    identity = " ".join(identities)
     notes = list(plan.warnings)
     if resumed:
-        notes += state.check_data(plan.images, identity, plan.batch)
+        notes += state.check_data(plan.images, identity, plan.batch, plan.unit)
         if state.total != plan.total:
             notes.append(
                 f"the run was planned for {state.total} steps and is {plan.total} now: schedules are laid out anew, "
@@ -238,48 +247,74 @@ def _settle(state: LoopState, plan: Plan, source: Source, *, resumed: bool) -> l
     return notes
 
 
-def _micro_batch(recipe: Recipe, plan: Plan, engine: Engine, normalise: Normalise, state: LoopState) -> tuple[int, str]:
-    """Largest micro-batch of this run, and why. A resumed run keeps its own: another cut would round differently."""
-    rows = -(-plan.batch // engine.world.size)
+def _check_placement(recipe: Recipe, lanes: Sequence[Lane], engine: Engine) -> None:
+    """Streams on processes of their own: what needs all processes to do the same in every forward pass cannot be had."""
+    if recipe.data.placement == "mix" or len(lanes) == 1 or engine.world.size == 1:
+        return
+    if engine.strategy == "fsdp2":
+        raise ConfigError(
+            "train.strategy fsdp2 exchanges weights in every forward pass, and with data.placement=ranks processes have "
+            "unequally many: use train.strategy=ddp, or data.placement=mix"
+        )
+    if engine.method.batch_statistics:
+        raise ConfigError(
+            "objectives with batch statistics compare the samples of all processes, and with data.placement=ranks these "
+            "belong to different streams: set data.placement=mix"
+        )
+
+
+def _micro_batch(
+    recipe: Recipe, plan: Plan, lanes: Sequence[Lane], engine: Engine, normalise: Normalise, state: LoopState
+) -> tuple[int, str]:
+    """Largest micro-batch of this run (of the dearest lane), and why.
+
+    A resumed run keeps its own: another cut would round differently.
+    """
+    lane = dearest(lanes)
+    crews = [seat.world for seat in seats(lanes, Share(engine.world.rank, engine.world.size), recipe.data.placement)]
+    rows = max(-(-line.rows // max(crew, 1) // line.relief) for line, crew in zip(lanes, crews, strict=True))
     asked = recipe.train.micro_batch
     if asked != "auto":
         return min(asked, rows), "as asked"
     if state.micro:
         return min(state.micro, rows), "as before"
-    bound = micro_bound(recipe, engine.method.online, engine.device)
+    bound = micro_bound(recipe, lane.tokens, engine.method.online, engine.device)
     if bound is not None:
         size = engine.world.smallest(min(bound, rows))
         return size, "the whole batch fits in memory" if size == rows else "what fits in free memory"
+    masks = lane.masker(recipe)
 
     def attempt(size: int) -> None:
         order, shape = torch.arange(size), (size, recipe.data.channels)
-        masks = build_masker(recipe.mask, recipe.grid, recipe.seed)(order, epoch=0, step=0)
+        group = masks(order, 0, 0)
         inputs = {
             name: normalise(torch.zeros(*shape, *side, device=engine.device, dtype=torch.uint8))
-            for name, side in recipe.inputs.items()
+            for name, side in lane.inputs.items()
         }
         batch = Batch(inputs, order, order).to(engine.device)
-        count = engine.method.count([masks], size)
+        count = engine.method.count([group], size)
         with alone(), engine.autocast():  # processes try at their own pace
-            output = engine.method(batch, [masks.to(engine.device)], Progress(0, plan.total), count)
+            output = engine.method(batch, [group.to(engine.device)], Progress(0, plan.total), count)
         output.loss_sum.backward()
 
     return engine.largest_micro_batch(rows, attempt)
 
 
-def _open_feed(recipe: Recipe, source: Source, plan: Plan, engine: Engine, state: LoopState, micro: int) -> Feed:
+def _open_feed(
+    recipe: Recipe, lanes: Sequence[Lane], sources: Sequence[Source], plan: Plan, engine: Engine, state: LoopState
+) -> Feed:
     feed = Feed(
         recipe,
-        source,
-        batch=plan.batch,
+        lanes,
+        sources,
         total=plan.total,
-        share=Share(engine.world.rank, engine.world.size, micro),
+        share=Share(engine.world.rank, engine.world.size, state.micro),
         count=engine.method.count,
         start=state.step,
         pin=engine.device.type == "cuda",
         ahead=recipe.model.drop_path == 0,  # else the step draws from the generator that augmentation seeds
     )
-    feed.forgive(state.bad)
+    feed.forgive(state.bad, state.padded)
     return feed
 
 
@@ -306,17 +341,23 @@ def _open_records(
     return opened[0] if opened else None
 
 
-def _speak(reporter: Reporter, first: str, engine: Engine, source: Source, method: Method) -> None:
-    """What is run, on what."""
+def _speak(reporter: Reporter, first: str, engine: Engine) -> None:
+    """What is run, and where."""
     reporter.say(first)
     for choice in engine.choices:
         reporter.say(str(choice))
+
+
+def _speak_data(reporter: Reporter, lanes: Sequence[Lane], sources: Sequence[Source], method: Method) -> None:
+    """What is learned from, and by what."""
+    for lane, source in zip(lanes, sources, strict=True):
+        classes = f" in {len(source.classes)} classes" if source.classes else ", no labels"
+        part = "" if len(lanes) == 1 else f"; {lane.describe()}"
+        reporter.say(f"data: {source.name}, {len(source)} {'videos' if is_video(source) else 'images'}{classes}{part}")
+        note = getattr(source, "note", "")
+        if note:
+            reporter.say(f"data: {note}")
     learning = sum(p.numel() for p in method.parameters() if p.requires_grad)
-    classes = f" in {len(source.classes)} classes" if source.classes else ", no labels"
-    reporter.say(f"data: {source.name}, {len(source)} images{classes}")
-    note = getattr(source, "note", "")
-    if note:
-        reporter.say(f"data: {note}")
     target = {"ema": "a slow average is the target", "frozen": "a frozen encoder is the target"}
     second = target.get(method.recipe.target.kind, "no second encoder")
     reporter.say(f"model: {learning / 1e6:.3g} M parameters learn (encoder and predictor), {second}")
@@ -326,6 +367,7 @@ def _speak_numbers(
     reporter: Reporter,
     recipe: Recipe,
     plan: Plan,
+    lanes: Sequence[Lane],
     schedule: Schedule,
     engine: Engine,
     micro: tuple[int, str],
@@ -334,17 +376,18 @@ def _speak_numbers(
     """The arithmetic, and what deserves a warning."""
     size, why = micro
     world = engine.world.size
-    fullest = -(-plan.batch // world)
-    cut = cut_rows(fullest, most=fullest, fewest=plan.batch // world, micro=size)
-    for sentence in plan.sentences(recipe, schedule, size, len(cut.parts), world, why):
+    places = seats(lanes, Share(engine.world.rank, world), recipe.data.placement)
+    cuts = [lane_cut(lane, seat, size, fullest=True) for lane, seat in zip(lanes, places, strict=True) if seat.world]
+    number, largest = sum(len(cut.parts) for cut in cuts), max(cut.largest for cut in cuts)
+    for sentence in plan.sentences(recipe, schedule, size if len(lanes) == 1 else largest, number, world, why):
         reporter.say(sentence)
     for note in [*notes, *schedule.notes]:
         reporter.warn(note)
     method = engine.method
-    if method.batch_statistics and (len(cut.parts) > 1 or (world > 1 and not method.synchronised)):
-        sees = min(cut.largest * (world if method.synchronised else 1), plan.batch)
+    if method.batch_statistics and (number > 1 or (world > 1 and not method.synchronised)):
+        sees = min(largest * (world if method.synchronised else 1), plan.batch)
         reporter.warn(
             f"the objective uses batch statistics (objective.regularisers, objective.pooled, info_nce, batch norm or "
-            f"target.transform centred): they see {sees} images at a time, not {plan.batch}, so the result depends on "
+            f"target.transform centred): they see {sees} {plan.unit} at a time, not {plan.batch}, so the result depends on "
             f"micro-batches{'' if method.synchronised else ' and processes'}"
         )

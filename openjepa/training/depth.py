@@ -60,7 +60,8 @@ def layer_numbers(layers: Sequence[Tensor]) -> dict[str, list[float]]:
 
 
 def view_lidar(encoder: VisionTransformer, images: Tensor) -> float:
-    """LiDAR of mean-pooled features of :data:`LIDAR_VIEWS` random halves of the patches of :data:`LIDAR_SAMPLES` images.
+    """LiDAR of mean-pooled features of :data:`LIDAR_VIEWS` random halves of the patches of :data:`LIDAR_SAMPLES` images,
+    ``(B, C, H, W)``, or of the tubelets of clips ``(B, C, T, H, W)``.
 
     The halves are the same in every call; torch's own generator is left alone. NaN where there is too little to compare:
     one image, one patch, features that are not finite.
@@ -69,6 +70,8 @@ def view_lidar(encoder: VisionTransformer, images: Tensor) -> float:
     images = images[spaced]
     patch = encoder.patch_size[0]
     tokens = (images.shape[-2] // patch) * (images.shape[-1] // patch)
+    if images.ndim == 5:
+        tokens *= images.shape[2] // encoder.tubelet_size
     if len(images) < 2 or tokens < 2:
         return math.nan
     generator = torch.Generator().manual_seed(_SEED)

@@ -1,7 +1,8 @@
-"""Collation: loader and masker make device batches, ahead of the loop, in a thread of its own.
+"""Collation: loaders and maskers make device batches, ahead of the loop, in a thread of its own.
 
 Masks are planned for the *global* batch and cut into this process's rows and micro-batches afterwards, so they do not
-depend on either; every process can count the supervised elements of the whole step without asking the others.
+depend on either; every process can count the supervised elements of the whole step without asking the others. With
+several lanes (:mod:`openjepa.training.lanes`) each has its own loader, order and masks, and micro-batches of its own.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from openjepa.config import Recipe
-from openjepa.data import Loader, Sampler, Source, train_transform
-from openjepa.masking import build_masker
+from openjepa.data import JointLoader, Loader, Sampler, Source
+from openjepa.errors import ConfigError, DataError
+from openjepa.training.lanes import Lane, deal, weigh
 from openjepa.training.sizing import Cut, cut_rows
 from openjepa.types import Batch, Ids, MaskGroup
 
@@ -50,29 +52,106 @@ class Work:
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of each global batch this process works on: ``rank`` of ``world``, at most ``micro`` rows at once."""
+    """Which part of each global batch this process works on: ``rank`` of ``world``, at most ``micro`` rows at once.
+
+    With several lanes ``micro`` is for the dearest; cheaper samples go more at once (:attr:`Lane.relief`).
+    """
 
     rank: int = 0
     world: int = 1
     micro: int = 1 << 30
 
 
+@dataclass(frozen=True)
+class Seat:
+    """Which part of a lane's rows a process works on; on none where ``world`` is 0 (it works for another lane)."""
+
+    rank: int
+    world: int
+
+
+def seats(lanes: Sequence[Lane], share: Share, placement: str) -> list[Seat]:
+    """The seat of a process in every lane.
+
+    ``mix``: its part of every lane. ``ranks``: processes are dealt to lanes by their weights, each works for one only.
+
+    Raises:
+        ConfigError: fewer processes than lanes, or fewer samples of a lane than processes that share them.
+    """
+    if placement == "mix" or len(lanes) == 1:
+        found = [Seat(share.rank, share.world) for _ in lanes]
+        crews = [share.world] * len(lanes)
+    else:
+        if share.world < len(lanes):
+            raise ConfigError(
+                f"data.placement=ranks needs a process for each of {len(lanes)} data.streams, and there are "
+                f"{share.world}: start more, or set data.placement=mix"
+            )
+        crews = deal(share.world, [lane.share for lane in lanes])
+        places = [share.rank - sum(crews[:k]) for k in range(len(crews))]
+        found = [Seat(p, crew) if 0 <= p < crew else Seat(0, 0) for p, crew in zip(places, crews, strict=True)]
+    for lane, crew in zip(lanes, crews, strict=True):
+        if lane.rows < crew and len(lanes) > 1:
+            raise ConfigError(
+                f"{lane.key} has {lane.rows} samples of every step, too few for {crew} processes: raise its weight or "
+                "train.batch_size" + (", or set data.placement=ranks" if placement == "mix" else "")
+            )
+    return found
+
+
+def lane_cut(lane: Lane, seat: Seat, micro: int, *, fullest: bool = False) -> Cut:
+    """Micro-batches of a process's rows of a lane, or of those of the process that has most."""
+    rows, world, rank = lane.rows, seat.world, seat.rank
+    most = -(-rows // world)
+    mine = most if fullest else rows * (rank + 1) // world - rows * rank // world
+    return cut_rows(mine, most=most, fewest=rows // world, micro=micro * lane.relief)
+
+
+class _Line:
+    """A lane with its order and masks, which every process knows, and its loader where this process works for it."""
+
+    def __init__(self, recipe: Recipe, lane: Lane, source: Source, seat: Seat, micro: int) -> None:
+        self.lane, self.seat, self.micro = lane, seat, micro
+        if len(source) < lane.rows and lane.key != "data":
+            raise DataError(
+                f"{lane.key}: {source.name} has {len(source)} {lane.unit} and every step takes {lane.rows}: lower its "
+                "weight or train.batch_size"
+            )
+        self.source, self.transform = lane.training(source)
+        rank, world = (seat.rank, seat.world) if seat.world else (0, 1)
+        self.sampler = Sampler(len(source), lane.rows, lane.seed, rank=rank, world=world)
+        self.masks = lane.masker(recipe)
+
+    def cut(self) -> Cut:
+        """Micro-batches of this process's rows."""
+        return lane_cut(self.lane, self.seat, self.micro)
+
+    def draw(self, step: int) -> tuple[torch.Tensor, MaskGroup]:
+        """Places in the epoch, and masks, of the lane's whole part of the global batch."""
+        places = self.sampler.global_places(step)
+        return places, self.masks(places, self.sampler.epoch(step), step)
+
+
 class Feed:
     """Yields :class:`Work` for steps ``start`` … ``total`` − 1, in order.
 
     Args:
+        lanes, sources: what every global batch is made of, and the data of each lane.
         count: supervised elements of (host) mask groups for so many samples, as the method counts them.
         pin: copy to pinned memory, for asynchronous transfers to CUDA.
         ahead: prepare in a background thread. Off when the step itself draws from torch's global generator, which
             augmentation in this process uses too.
+
+    Raises:
+        ConfigError, DataError: lanes that do not fit the data, the masks or the number of processes.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        source: Source,
+        lanes: Sequence[Lane],
+        sources: Sequence[Source],
         *,
-        batch: int,
         total: int,
         share: Share,
         count: Callable[[Sequence[MaskGroup], int], float],
@@ -80,12 +159,16 @@ class Feed:
         pin: bool = False,
         ahead: bool = True,
     ) -> None:
-        self.recipe, self.source, self.total, self.share = recipe, source, total, share
+        self.recipe, self.total, self.share = recipe, total, share
         self._count, self._pin, self._ahead = count, pin, ahead
-        self.sampler = Sampler(len(source), batch, recipe.seed, rank=share.rank, world=share.world)
-        self._masker = build_masker(recipe.mask, recipe.grid, recipe.seed)
-        self._transform = train_transform(recipe.data)
+        places = seats(lanes, share, recipe.data.placement)
+        self._lines = [
+            _Line(recipe, lane, source, seat, share.micro)
+            for lane, source, seat in zip(lanes, sources, places, strict=True)
+        ]
+        self._mine = [line for line in self._lines if line.seat.world]
         self._bad: dict[str, str] = {}
+        self._padded: dict[str, int] = {}
         self._lock = threading.Lock()
         self._open(start)
 
@@ -93,6 +176,11 @@ class Feed:
     def bad(self) -> dict[str, str]:
         """Files that could not be read so far, by name, with the reason."""
         return {**self._bad, **self._loader.bad}
+
+    @property
+    def padded(self) -> dict[str, int]:
+        """Videos shorter than their clip so far, by name, with the frames that had to repeat others."""
+        return {**self._padded, **self._loader.padded}
 
     def next(self) -> Work:
         """The next step's work. Raises what the producer raised (DataError when too many files are bad)."""
@@ -113,9 +201,10 @@ class Feed:
         """Hold this (``with feed.pause():``) while other code uses torch's global generator."""
         return self._lock
 
-    def forgive(self, bad: Mapping[str, str]) -> None:
-        """Remember bad files found before a resume."""
+    def forgive(self, bad: Mapping[str, str], padded: Mapping[str, int] | None = None) -> None:
+        """Remember bad files and padded videos found before a resume."""
         self._bad.update(bad)
+        self._padded.update(padded or {})
 
     def close(self) -> None:
         """Stop the thread and the loader's workers."""
@@ -125,25 +214,14 @@ class Feed:
             self._drain()
             self._thread.join(timeout=0.02)
         self._bad.update(self._loader.bad)
+        self._padded.update(self._loader.padded)
         with contextlib.suppress(
             ValueError
         ):  # a read that hangs keeps the loader's generator busy; the thread is a daemon
             self._loader.close()
 
     def _open(self, start: int) -> None:
-        data = self.recipe.data
-        self._loader = Loader(
-            self.source,
-            self._transform,
-            self.sampler,
-            workers=data.workers,
-            seed=self.recipe.seed,
-            cache=data.cache,
-            max_bad_share=data.max_bad_share,
-            start_step=start,
-            total_steps=self.total,
-            pin=self._pin,
-        )
+        self._loader = JointLoader([self._loader_of(line, start) for line in self._mine])
         self._stop = threading.Event()
         self._queue: queue.Queue[object] = queue.Queue(AHEAD)
         self._items = self._assemble_all(start)
@@ -181,26 +259,46 @@ class Feed:
             except queue.Empty:
                 return
 
+    def _loader_of(self, line: _Line, start: int) -> Loader:
+        data = self.recipe.data
+        return Loader(
+            line.source,
+            line.transform,
+            line.sampler,
+            workers=data.workers,
+            seed=line.lane.seed,
+            cache=data.cache,
+            max_bad_share=data.max_bad_share,
+            start_step=start,
+            total_steps=self.total,
+            pin=self._pin,
+        )
+
     def _assemble_all(self, start: int) -> Iterator[Work]:
-        for step, batch in enumerate(self._loader, start):
-            yield self._assemble(step, batch)
+        for step, batches in enumerate(self._loader, start):
+            yield self._assemble(step, batches)
 
-    def _assemble(self, step: int, batch: Batch) -> Work:
-        epoch, places, mine = self.sampler.epoch(step), self.sampler.global_places(step), self.sampler.rank_slice
-        group = self._masker(places, epoch=epoch, step=step)  # masks of the global batch
-        assert torch.equal(places[mine], batch.places), "loader and feed share the batch differently"
-        masks = group.rows(mine.start, mine.stop)
-        parts = self._cut().parts
-        micros = []
-        for number, (a, b) in enumerate(parts):
-            own = masks.rows(a, b)
-            count = self._count([own], b - a)
-            micros.append(self._micro(batch.rows(a, b), own, count, number == len(parts) - 1))
-        return Work(step, epoch, len(places), micros, self._count([group], len(places)), group.stats)
-
-    def _cut(self) -> Cut:
-        batch, world, mine = self.sampler.batch_size, self.share.world, self.sampler.rank_slice
-        return cut_rows(mine.stop - mine.start, most=-(-batch // world), fewest=batch // world, micro=self.share.micro)
+    def _assemble(self, step: int, batches: Sequence[Batch]) -> Work:
+        drawn = [line.draw(step) for line in self._lines]  # masks of the global batch
+        groups = [group for _, group in drawn]
+        if self.recipe.objective.reduction == "pair":
+            groups = weigh(groups, self._count)
+        rows = [len(places) for places, _ in drawn]
+        parts: list[tuple[Batch, MaskGroup]] = []
+        mine = [number for number, line in enumerate(self._lines) if line.seat.world]
+        for number, batch in zip(mine, batches, strict=True):
+            line = self._lines[number]
+            own = line.sampler.rank_slice
+            assert torch.equal(drawn[number][0][own], batch.places), "loader and feed share the batch differently"
+            masks = groups[number].rows(own.start, own.stop)
+            parts += [(batch.rows(a, b), masks.rows(a, b)) for a, b in line.cut().parts]
+        micros = [
+            self._micro(batch, masks, self._count([masks], len(batch)), number == len(parts) - 1)
+            for number, (batch, masks) in enumerate(parts)
+        ]
+        count = sum(self._count([group], size) for group, size in zip(groups, rows, strict=True))
+        epoch = self._lines[0].sampler.epoch(step)
+        return Work(step, epoch, sum(rows), micros, count, _mean_stats(groups, rows))
 
     def _micro(self, batch: Batch, masks: MaskGroup, count: float, last: bool) -> Micro:
         if not self._pin:
@@ -209,6 +307,18 @@ class Feed:
             masks, contexts=[_pin(ids) for ids in masks.contexts], targets=[_pin(ids) for ids in masks.targets]
         )
         return Micro(batch, [pinned], count, last)
+
+
+def _mean_stats(groups: Sequence[MaskGroup], rows: Sequence[int]) -> Mapping[str, float]:
+    """What the groups say of themselves, averaged over samples."""
+    if len(groups) == 1:
+        return groups[0].stats
+    names = {name: None for group in groups for name in group.stats}
+    found = {}
+    for name in names:
+        told = [(group.stats[name], size) for group, size in zip(groups, rows, strict=True) if name in group.stats]
+        found[name] = sum(value * size for value, size in told) / sum(size for _, size in told)
+    return found
 
 
 def _pin(ids: Ids) -> Ids:

@@ -14,7 +14,7 @@ from openjepa.training.session import Probe, RunResult, Session
 
 def train(
     recipe: Recipe,
-    source: Source,
+    source: Source | Sequence[Source],
     *,
     out: str | Path,
     resume: bool = False,
@@ -28,6 +28,7 @@ def train(
     """Train ``recipe`` on ``source`` into run directory ``out``; the same call continues a run with ``resume``.
 
     Args:
+        source: the data; several, one for each of ``data.streams``, where streams have data of their own.
         init: a run, model or checkpoint directory whose weights the new run starts from.
         overwrite: replace the run in ``out``.
         probes: called with (encoder, normalise, device) every ``probe.every`` and at the end; their numbers are logged.

@@ -9,35 +9,44 @@ import torch
 from torch import Tensor
 
 from openjepa.config import Recipe
-from openjepa.data import Normalise, Source, Subset, panel_transform, read_batches
+from openjepa.data import Normalise, Source, Subset, read_batches
 from openjepa.errors import DataError
-from openjepa.masking import build_masker
+from openjepa.models import VisionTransformer
 from openjepa.training.depth import layer_numbers, rank_numbers, view_lidar
 from openjepa.training.engine import Engine
+from openjepa.training.lanes import Lane, weigh
 from openjepa.types import Batch, MaskGroup
 
 # The panel's masks are those of an epoch no run reaches, so that no training batch shares them.
 PANEL_EPOCH = 1 << 30
+MOST_TOKENS = 1 << 16  # of a panel of clips: 256 images of 16 × 16 patches
+AT_ONCE = 8  # clips whose features of every block are held
+FEWEST = 32  # clips, whatever they cost: below, ranks and deviations mean little
 
 
 class HealthPanel:
-    """Measures a method on ``log.health_samples`` training images, spread evenly over the source, seen as in evaluation."""
+    """Measures a method on ``log.health_samples`` training samples, spread evenly over the source, seen as in evaluation.
 
-    def __init__(self, recipe: Recipe, source: Source, engine: Engine, normalise: Normalise) -> None:
+    With several lanes the first is measured. Of clips there are fewer where so many would not fit: as many as have the
+    tokens of some hundred large images, and at least :data:`FEWEST`.
+    """
+
+    def __init__(self, recipe: Recipe, lane: Lane, source: Source, engine: Engine, normalise: Normalise) -> None:
         self._engine, self._normalise = engine, normalise
         wanted = min(recipe.log.health_samples, len(source))
+        if recipe.video:
+            wanted = min(wanted, max(MOST_TOKENS // lane.tokens, FEWEST))
         indices = [len(source) * i // wanted for i in range(wanted)]
+        seen, transform = lane.judging(source)
         bad: dict[str, str] = {}
-        batches = list(
-            read_batches(Subset(source, indices), panel_transform(recipe.data), batch_size=wanted, workers=0, bad=bad)
-        )
+        batches = list(read_batches(Subset(seen, indices), transform, batch_size=wanted, workers=0, bad=bad))
         if not batches:
             name, reason = next(iter(bad.items()), ("the source", "it is empty"))
-            raise DataError(f"none of {wanted} sampled images can be read; {name}: {reason}")
+            raise DataError(f"none of {wanted} sampled {lane.unit} can be read; {name}: {reason}")
         self.batch: Batch = batches[0].to(engine.device)
-        masks = build_masker(recipe.mask, recipe.grid, recipe.seed)(
-            torch.arange(len(self.batch)), epoch=PANEL_EPOCH, step=0
-        )
+        masks = lane.masker(recipe)(torch.arange(len(self.batch)), PANEL_EPOCH, 0)
+        if recipe.objective.reduction == "pair":
+            (masks,) = weigh([masks], engine.method.count)
         self.stats: Mapping[str, float] = masks.stats
         self._masks: list[MaskGroup] = [masks.to(engine.device)]
 
@@ -77,5 +86,16 @@ class HealthPanel:
         encoder = self._engine.method.encoder
         return {
             "lidar": view_lidar(encoder, images),
-            "layers": layer_numbers(encoder.forward_intermediates(images, norm="none")),
+            "layers": layer_numbers(_layers(encoder, images)),
         }
+
+
+def _layers(encoder: VisionTransformer, inputs: Tensor) -> list[Tensor]:
+    """Output of every block: ``(B, N, D)`` of images; of clips, few at a time, the mean over tokens ``(B, 1, D)``."""
+    if inputs.ndim < 5:
+        return encoder.forward_intermediates(inputs, norm="none")
+    parts = [
+        [tap.float().mean(dim=1, keepdim=True) for tap in encoder.forward_intermediates(few, norm="none")]
+        for few in inputs.split(AT_ONCE)
+    ]
+    return [torch.cat(taps) for taps in zip(*parts, strict=True)]

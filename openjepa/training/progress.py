@@ -108,14 +108,14 @@ class Reporter:
             _log.debug("train.log: %s", error)  # a full disk is reported by whoever saves numbers
 
 
-def describe_row(row: Mapping[str, Any], total: int, seconds_left: float) -> str:
-    """``step 500/2000 (25 %) · loss 0.312 · 212 images/s · 3:12 left · healthy``."""
+def describe_row(row: Mapping[str, Any], total: int, seconds_left: float, unit: str = "images") -> str:
+    """``step 500/2000 (25 %) · loss 0.312 · 212 images/s · 3:12 left · healthy``; unit: what samples are called."""
     step, loss = row["step"], row.get("loss")
     parts = [f"step {step}/{total} ({100 * step // total} %)"]
     if loss is not None or step > 0:  # before the first step a method without a loss on the panel has none
         parts.append(f"loss {loss:.4g}" if loss is not None else "loss not finite")
     if row.get("images_per_s"):
-        parts += [f"{row['images_per_s']:.4g} images/s", f"{clock_time(seconds_left)} left"]
+        parts += [f"{row['images_per_s']:.4g} {unit}/s", f"{clock_time(seconds_left)} left"]
     parts += [f"{name} {100 * value:.1f} %" for name, value in row.get("probes", {}).items() if 0 <= value <= 1]
     health = row.get("health", {})
     if health:

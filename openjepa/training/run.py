@@ -33,9 +33,10 @@ CONFIG, ENVIRONMENT, LOG, METRICS, CHECKPOINTS, MODEL = (
 )
 # What --overwrite may delete, and nothing else: a folder may hold other things than a run.
 BAD_FILES = "bad_files.json"
+PADDED_FILES = "padded_videos.json"
 STAGES = "stages"  # a run in stages: one run directory for each (openjepa.training.stages)
 OURS = (
-    CONFIG, ENVIRONMENT, LOG, METRICS, CHECKPOINTS, MODEL, BAD_FILES, STAGES, "tensorboard", "scores.json", "report.html",
+    CONFIG, ENVIRONMENT, LOG, METRICS, CHECKPOINTS, MODEL, BAD_FILES, PADDED_FILES, STAGES, "tensorboard", "scores.json", "report.html",
 )  # fmt: skip
 
 # A resumed run must be the same experiment. Under these keys it may differ: they change no number, or (machine) only in
@@ -44,6 +45,7 @@ _FREE = (
     "name", "form", "log.", "checkpoint.", "health.", "probe.", "train.length", "train.micro_batch", "train.device",
     "train.precision", "train.strategy", "train.compile", "train.activation_checkpointing", "train.deterministic",
     "train.threads", "data.source", "data.workers", "data.cache", "data.max_bad_share", "data.eval_crop",
+    "data.placement",
 )  # fmt: skip
 
 

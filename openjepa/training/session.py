@@ -25,7 +25,7 @@ from openjepa.training.feed import Micro, Work
 from openjepa.training.health import DEFAULT, Verdict, collapsed_for, judge
 from openjepa.training.metrics import Metrics
 from openjepa.training.progress import clock_time, describe_row
-from openjepa.training.run import BAD_FILES, CHECKPOINTS, MODEL
+from openjepa.training.run import BAD_FILES, CHECKPOINTS, MODEL, PADDED_FILES
 from openjepa.training.signals import StopSignals
 from openjepa.training.state import gather_model, gather_optimizer, generators, seed_step, spread_model
 from openjepa.training.timing import Clock
@@ -41,7 +41,8 @@ class RunResult:
     """What :func:`openjepa.training.train` hands back.
 
     step, total: finished and planned steps. stopped_by: the signal that ended the run early (it can be resumed), None
-    when it is finished. metrics: the last row of ``metrics.jsonl``. bad: unreadable files with the reason.
+    when it is finished. metrics: the last row of ``metrics.jsonl``. bad: unreadable files with the reason. padded: videos
+    shorter than their clip, with the frames that repeat others.
     """
 
     run_dir: Path
@@ -52,6 +53,7 @@ class RunResult:
     bad: Mapping[str, str] = field(default_factory=dict)
     skipped_updates: int = 0
     stopped_by: str | None = None
+    padded: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -64,7 +66,7 @@ class Session:
 
     def __init__(self, request: Request, probes: Sequence[Probe] = ()) -> None:
         self._request, self._probes = request, probes
-        self.recipe, self.source, self.out = request.recipe, request.source, request.out
+        self.recipe, self.out = request.recipe, request.out
         self._stack = ExitStack()
         self.clock = Clock()
         self._stop = False
@@ -117,7 +119,7 @@ class Session:
         return Where(self.state.step, self.plan.total, self.state.samples, epoch)
 
     def to_device(self, micro: Micro) -> tuple[Batch, list[MaskGroup]]:
-        """A micro-batch on the device, its images normalised there."""
+        """A micro-batch on the device, its images or clips normalised there."""
         batch = micro.batch.to(self.engine.device)
         inputs = {name: self.normalise(value) for name, value in batch.inputs.items()}
         masks = [group.to(self.engine.device) for group in micro.masks]
@@ -170,7 +172,7 @@ class Session:
     def _write(self, row: dict[str, Any]) -> None:
         assert self._metrics is not None
         self._metrics.write(row)
-        self.reporter.row(describe_row(row, self.plan.total, self._left), row)
+        self.reporter.row(describe_row(row, self.plan.total, self._left, self.plan.unit), row)
 
     def _row(self, health: dict[str, Any]) -> dict[str, Any]:
         step = self.state.step
@@ -275,6 +277,7 @@ class Session:
         state = self.state
         state.skipped, state.skipped_in_row = self.updater.skips.total, self.updater.skips.in_row
         state.bad, state.meter = self.engine.world.merge(self.feed.bad), self.meter.state()
+        state.padded = self.engine.world.merge(self.feed.padded)
         state.scaler = self.engine.scaler.state_dict() or None
         state.seconds, state.history = self.clock.trained(), self._essential_rows()
         tensors = {
@@ -294,6 +297,8 @@ class Session:
         )
         if state.bad:
             self.engine.world.on_first(lambda: write_file(self.out / BAD_FILES, dict(state.bad)))
+        if state.padded:
+            self.engine.world.on_first(lambda: write_file(self.out / PADDED_FILES, dict(state.padded)))
         self._saved_at = state.step
         self.reporter.say(f"saved step {state.step}", "checkpoint", {"step": state.step})
 
@@ -303,19 +308,25 @@ class Session:
         self.reporter.close()
         parts = split_parts(gather_model(self.engine))
         scores: Mapping[str, float] = next((row["probes"] for row in reversed(self._rows) if row.get("probes")), {})
-        card = ModelCard(state.step, state.samples, self.source.name, str(self._verdict), scores)
+        names = dict.fromkeys(source.name for source in self._request.sources)
+        card = ModelCard(state.step, state.samples, ", ".join(names), str(self._verdict), scores)
         self.engine.world.on_first(lambda: save_model(self.out / MODEL, parts, self.recipe, card))
         self._say_end()
         row = self._rows[-1] if self._rows else {}
         stopped = self._signals.name or "another process" if not state.step >= self.plan.total else None
         skips = self.updater.skips.total
-        return RunResult(self.out, state.step, self.plan.total, self._verdict, row, self.feed.bad, skips, stopped)
+        bad, padded = self.feed.bad, self.feed.padded
+        return RunResult(self.out, state.step, self.plan.total, self._verdict, row, bad, skips, stopped, padded)
 
     def _say_end(self) -> None:
-        step, total, bad = self.state.step, self.plan.total, self.feed.bad
+        step, total, bad, padded = self.state.step, self.plan.total, self.feed.bad, self.feed.padded
         if bad:
             names = ", ".join(list(bad)[:3]) + (", …" if len(bad) > 3 else "")
             self.reporter.warn(f"{len(bad)} files could not be read and were replaced by others: {names}")
+        if padded:
+            names = ", ".join(list(padded)[:3]) + (", …" if len(padded) > 3 else "")
+            many = f"{len(padded)} videos are" if len(padded) > 1 else "1 video is"
+            self.reporter.warn(f"{many} shorter than the clip and repeated frames (data.clip.short): {names}")
         if step < total:
             by = self._signals.name or "another process"
             text = f"stopped by {by} after step {step} of {total}, saved: continue with --out {self._request.resumable} --resume"
@@ -351,6 +362,6 @@ class Session:
         """Words beside the progress bar."""
         seconds = max(self.clock.elapsed(), 1e-9)
         loss = self._rows[-1]["loss"] if self._rows else None
-        words = [f"{self.clock.samples / seconds:.4g} images/s", f"{clock_time(self._seconds_left())} left"]
+        words = [f"{self.clock.samples / seconds:.4g} {self.plan.unit}/s", f"{clock_time(self._seconds_left())} left"]
         words += [f"loss {loss:.4g}"] if loss is not None else []
         return " · ".join([*words, self._verdict.name])

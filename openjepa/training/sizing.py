@@ -44,15 +44,13 @@ def _split(rows: int, count: int) -> Cut:
     return Cut(tuple(itertools.pairwise(edges)))
 
 
-def micro_bound(recipe: Recipe, encoder: VisionTransformer, device: torch.device) -> int | None:
-    """Samples whose activations fit comfortably into free memory; None on CUDA, where it is tried instead."""
+def micro_bound(recipe: Recipe, tokens: int, encoder: VisionTransformer, device: torch.device) -> int | None:
+    """Samples of so many ``tokens`` whose activations fit comfortably into free memory; None on CUDA, where it is tried."""
     if device.type == "cuda":
         return None
     free = _free_memory()
     if free is None:
         return 256
-    patch = recipe.model.patch_size
-    tokens = sum((height // patch) * (width // patch) for height, width in recipe.inputs.values())
     predictor = recipe.predictor
     narrow = predictor.depth * predictor.dim if predictor.kind in ("narrow", "pixel") else 0
     floats = tokens * _ACTIVATIONS * (encoder.depth * encoder.embed_dim + 4 * narrow)

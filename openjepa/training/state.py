@@ -28,7 +28,7 @@ class LoopState:
     fingerprint: identity of the data. skipped, skipped_in_row: updates left out. lr_factor: below 1 after a rollback.
     rollbacks: how many there were. bad: unreadable files. history: the rows the verdict needs when metrics are lost.
     meter: the open window of means. seconds: training time of all sessions, panels and probes left out.
-    scaler: loss scale of fp16. micro: rows per forward pass, kept because free memory may differ when the run goes on.
+    padded: videos shorter than their clip. scaler: loss scale of fp16. micro: rows per forward pass, kept because free memory may differ when the run goes on.
     """
 
     step: int = 0
@@ -47,6 +47,7 @@ class LoopState:
     seconds: float = 0.0
     scaler: dict[str, Any] | None = None
     micro: int = 0
+    padded: dict[str, int] = field(default_factory=dict)
 
     def pack(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
@@ -60,7 +61,7 @@ class LoopState:
         except TypeError as error:
             raise CheckpointError(f"the checkpoint's loop state is of another version of openjepa ({error})") from error
 
-    def check_data(self, images: int, fingerprint: str, batch: int) -> list[str]:
+    def check_data(self, images: int, fingerprint: str, batch: int, unit: str = "images") -> list[str]:
         """Refuse to go on with other data; returns a warning when files merely changed.
 
         Raises:
@@ -68,7 +69,7 @@ class LoopState:
         """
         if images != self.images or batch != self.batch:
             raise RunError(
-                f"the run was started on {self.images} images in batches of {self.batch}, now there are {images} in batches of {batch}: "
+                f"the run was started on {self.images} {unit} in batches of {self.batch}, now there are {images} in batches of {batch}: "
                 "its order of samples would change; start a new run with --init"
             )
         if fingerprint != self.fingerprint:

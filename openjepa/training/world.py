@@ -85,7 +85,7 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def merge(self, mine: dict[str, str]) -> dict[str, str]:
+    def merge(self, mine: dict[str, T]) -> dict[str, T]:
         """Everybody's entries together."""
         if self.size == 1:
             return dict(mine)

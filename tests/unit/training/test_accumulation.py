@@ -16,6 +16,7 @@ from openjepa.methods import build_method
 from openjepa.training import train
 from openjepa.training.engine import Engine
 from openjepa.training.feed import Feed, Share
+from openjepa.training.lanes import plan_lanes
 from openjepa.training.sizing import cut_rows
 from openjepa.types import Batch, Progress
 
@@ -27,7 +28,8 @@ def gradients(micro: int) -> tuple[float, dict[str, Tensor]]:
     engine = Engine(recipe.train)
     method = engine.prepare(build_method(recipe))
     normalise = Normalise.for_data(recipe.data)
-    feed = Feed(recipe, Generated(), batch=8, total=1, share=Share(micro=micro), count=method.count)
+    lanes = plan_lanes(recipe, 8)
+    feed = Feed(recipe, lanes, [Generated()], total=1, share=Share(micro=micro), count=method.count)
     work = feed.next()
     feed.close()
     assert sum(m.count for m in work.micros) == work.count

@@ -13,13 +13,14 @@ from openjepa.errors import DataError
 from openjepa.methods import build_method
 from openjepa.training import train
 from openjepa.training.feed import Feed, Share, Work
+from openjepa.training.lanes import plan_lanes
 
 RECIPE = tiny_recipe("train.batch_size=7")
 COUNT = build_method(RECIPE).count
 
 
 def works(share: Share, start: int = 0, total: int = 6, ahead: bool = True) -> list[Work]:
-    feed = Feed(RECIPE, Generated(), batch=7, total=total, share=share, count=COUNT, start=start, ahead=ahead)
+    feed = Feed(RECIPE, plan_lanes(RECIPE, 7), [Generated()], total=total, share=share, count=COUNT, start=start, ahead=ahead)
     try:
         return [feed.next() for _ in range(start, total)]
     finally:
@@ -50,7 +51,7 @@ def test_any_start_continues_the_same_stream(ahead: bool) -> None:
 
 
 def test_seek_goes_back() -> None:
-    feed = Feed(RECIPE, Generated(), batch=7, total=6, share=Share(), count=COUNT)
+    feed = Feed(RECIPE, plan_lanes(RECIPE, 7), [Generated()], total=6, share=Share(), count=COUNT)
     first = [feed.next() for _ in range(4)]
     feed.seek(1)
     again = feed.next()
@@ -61,7 +62,7 @@ def test_seek_goes_back() -> None:
 
 def test_closing_early_leaves_no_thread() -> None:
     before = threading.active_count()
-    feed = Feed(RECIPE, Generated(), batch=7, total=1000, share=Share(), count=COUNT)
+    feed = Feed(RECIPE, plan_lanes(RECIPE, 7), [Generated()], total=1000, share=Share(), count=COUNT)
     feed.next()
     feed.close()
     assert threading.active_count() == before

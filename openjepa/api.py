@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from openjepa.config import build_recipe, list_recipes, load_recipe
+from openjepa.config import build_recipe, list_recipes, load_recipe, stage_recipes
 from openjepa.config.load import RecipeInfo
 from openjepa.config.schema import Recipe
-from openjepa.data import EvalTransform, Inspection, Verification
+from openjepa.data import Inspection, Verification, eval_transform
 from openjepa.data import inspect as inspect_data
 from openjepa.data import verify as verify_data
 from openjepa.data.sources import labels_of
@@ -33,8 +33,9 @@ from openjepa.evaluation import evaluate as score_encoder
 from openjepa.judging import choose_device, cka, contamination, evaluate
 from openjepa.model import load
 from openjepa.models import VisionTransformer, build_encoder
-from openjepa.training import Event, RunInfo, RunResult, default_out, list_runs, read_run
+from openjepa.training import Event, RunInfo, RunResult, StagePart, default_out, list_runs, read_run, train_stages
 from openjepa.training import train as run_training
+from openjepa.training.run import STAGES
 from openjepa.visualize.report import write_report
 from openjepa.visualize.scores import read_scores
 
@@ -100,15 +101,15 @@ def pretrain(
     on_event: Callable[[Event], None] | None = None,
     console: bool = True,
 ) -> PretrainResult:
-    """Train an encoder on images without labels; labels, where the folders give them, only score it.
+    """Train an encoder on images or videos without labels; labels, where the folders give them, only score it.
 
     Args:
-        data: folder of images (nested or flat), list file, or ``"scenes"``.
+        data: folder of images (nested or flat) or, for a video recipe, of videos; list file, or ``"scenes"``.
         recipe: a name, a YAML file, a run's ``config.yaml`` or a :class:`Recipe`; by default ``ijepa-tiny``, and with
             ``resume`` the recipe the run was started with. overrides: ``"optim.lr=3e-4"``, …
         out: run directory; by default ``runs/<recipe>-<date>-<time>``.
-        epochs, steps: length, one of them. batch_size: global batch. val: labelled folder to score on.
-        resume: continue the run in ``out`` exactly. init: take weights from there. overwrite: replace the run in ``out``.
+        epochs, steps: length, one of them; a recipe in stages has a length for each and refuses both. batch_size: global batch. val: labelled folder to score on.
+        resume: continue the run in ``out`` exactly. init: take weights from there (for the first stage). overwrite: replace the run in ``out``.
         judge: score the result where labels exist. report: write ``report.html``.
         on_event: receives training events. console: also show progress on standard error.
 
@@ -119,25 +120,28 @@ def pretrain(
     if resume and out is None:
         raise ConfigError("--resume needs --out: which run is to go on?")
     resolved = _resolve(recipe, [*overrides, *words], out if resume else None)
-    splits = open_splits(resolved)
+    if resolved.stages and (epochs is not None or steps is not None):
+        raise ConfigError(
+            f"recipe '{resolved.name}' has {len(resolved.stages)} stages, each of a length of its own: instead of "
+            f"--{'steps' if steps is not None else 'epochs'} set stages.0.changes.train.length='100 steps' and so on"
+        )
+    recipes = stage_recipes(resolved)
+    splits = [open_splits(stage) for stage in recipes]
     place = Path(out) if out is not None else default_out(resolved)
-    labelled = _labelled(splits)
-    trained = run_training(
-        resolved,
-        splits.train,
-        out=place,
-        resume=resume,
-        init=init,
-        overwrite=overwrite,
-        probes=[_probe(resolved, splits)] if labelled else [],
-        on_event=on_event,
-        console=console,
-    )
+    parts = [StagePart(r, s.training, _probes(r, s)) for r, s in zip(recipes, splits, strict=True)]
+    how: dict[str, Any] = {"resume": resume, "init": init, "overwrite": overwrite}
+    heard: dict[str, Any] = {"on_event": on_event, "console": console}
+    if resolved.stages:
+        trained = train_stages(resolved, parts, out=place, **how, **heard)
+    else:
+        trained = run_training(resolved, parts[0].source, out=place, probes=parts[0].probes, **how, **heard)
     verdict = str(trained.verdict)
     if not trained.finished or _rank() > 0:  # the first process judges and reports, alone
         return PretrainResult(trained.run_dir, verdict, trained)
-    scores = _judge(resolved, splits, trained.run_dir) if judge and labelled else ()
-    page, notes = _report(trained.run_dir, splits) if report else (None, ())
+    scores = _judge(recipes[-1], splits[-1], trained.run_dir) if judge and _labelled(splits[-1]) else ()
+    if resolved.stages:
+        _keep_in_stages(resolved, trained.run_dir, scores, splits if report else [])
+    page, notes = _report(trained.run_dir, splits[-1]) if report else (None, ())
     return PretrainResult(trained.run_dir, verdict, trained, scores, page, notes)
 
 
@@ -240,18 +244,31 @@ def _labelled(splits: Splits) -> bool:
     return len(train) > 1 and len(val) > 0
 
 
-def _probe(recipe: Recipe, splits: Splits) -> Any:
-    """Scores for the training loop: kNN and linear."""
+def _probes(recipe: Recipe, splits: Splits) -> list[Any]:
+    """Scores for the training loop, kNN and linear; none without labels."""
+    if not _labelled(splits):
+        return []
     probe = recipe.probe
-    return make_probe(
-        splits.train,
-        splits.held_out,
-        EvalTransform(recipe.data),
-        max_train=probe.max_train,
-        max_val=probe.max_val,
-        k=probe.knn_k,
-        seed=recipe.seed,
-    )
+    return [
+        make_probe(
+            splits.train,
+            splits.held_out,
+            eval_transform(recipe.data),
+            max_train=probe.max_train,
+            max_val=probe.max_val,
+            k=probe.knn_k,
+            seed=recipe.seed,
+        )
+    ]
+
+
+def _keep_in_stages(recipe: Recipe, run_dir: Path, scores: Sequence[Score], splits: Sequence[Splits]) -> None:
+    """Each stage is a run directory of its own: a report in all, and in the last one the scores of its model."""
+    places = [run_dir / STAGES / stage.name for stage in recipe.stages]
+    if scores:
+        write_scores(places[-1] / SCORES, scores)
+    for place, split in zip(places, splits, strict=False):  # no splits: no reports
+        _report(place, split)
 
 
 def _judge(recipe: Recipe, splits: Splits, run_dir: Path) -> tuple[Score, ...]:

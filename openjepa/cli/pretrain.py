@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 
 @app.command()
 def pretrain(
-    data: Annotated[str, typer.Argument(help="folder of images, list file, or 'scenes' (built in)")],
+    data: Annotated[str, typer.Argument(help="folder of images or videos, list file, or 'scenes' (built in)")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY.SUB=VALUE]…", help="recipe keys to change; see 'openjepa recipes keys'"),
@@ -25,9 +25,13 @@ def pretrain(
         ),
     ] = None,
     out: Annotated[str | None, typer.Option(help="run directory; default runs/RECIPE-DATE")] = None,
-    epochs: Annotated[float | None, typer.Option(help="length in passes over the data")] = None,
-    steps: Annotated[int | None, typer.Option(help="length in optimizer steps")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="global batch: images per step over all devices")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="length in passes over the data (recipes without stages)")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="length in optimizer steps (recipes without stages)")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="global batch: images or clips per step over all devices")
+    ] = None,
     val: Annotated[str | None, typer.Option(help="labelled folder to score on; default: a held-out tenth")] = None,
     seed: Annotated[int | None, typer.Option(help="seeds order, masks, augmentation and weights")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, mps")] = None,
@@ -38,7 +42,7 @@ def pretrain(
     judge: Annotated[bool, typer.Option(help="score the result beside raw pixels and a random encoder")] = True,
     report: Annotated[bool, typer.Option(help="write report.html")] = True,
 ) -> None:
-    """Train an encoder on images without labels; labels, where the folders give them, only score it."""
+    """Train an encoder on images or videos without labels; labels, where the folders give them, only score it."""
     from openjepa import api
 
     result = api.pretrain(

@@ -6,6 +6,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from openjepa.config import list_recipes, load_recipe
 from openjepa.config.schema import TubeGroup, TubesMask
 from openjepa.errors import ConfigError
 from openjepa.masking import build_masker
@@ -400,3 +401,15 @@ def test_what_cannot_work_is_refused_in_one_line(mask, grid, says):
     with pytest.raises(ConfigError, match=says) as caught:
         build_masker(mask, grid, 0)
     assert "\n" not in str(caught.value)
+
+
+def test_every_recipe_for_clips_that_ships_gives_masks():
+    found = 0
+    for info in list_recipes():
+        recipe = load_recipe(info.name)
+        if recipe.video:
+            for grid in {recipe.grid, (1, *recipe.grid[1:])}:  # clips, and images beside them
+                group = build_masker(recipe.mask, grid, recipe.seed)(torch.arange(2), epoch=0, step=0)
+                assert group.grid == grid
+            found += 1
+    assert found

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from openjepa.config.schema import DataConfig
 from openjepa.data import Normalise
 from openjepa.data.transforms import cover
 from openjepa.errors import ConfigError
@@ -207,17 +208,19 @@ class Foreign:
     """A foreign encoder ready to be judged.
 
     encoder: frozen or trainable like any module. transform, normalise: the model's own preprocessing. name: as the user
-    wrote it. protocol: what a score's reader should know. licence: of the weights, where their source says it.
+    wrote it. protocol: what a score's reader should know. licence: of the weights, where their source says it. data: how
+    clips are read, for encoders of video.
     """
 
     encoder: Encoder
-    transform: ForeignTransform
+    transform: Any
     normalise: Normalise
     name: str
     channels: int
     protocol: Mapping[str, Any]
     licence: str | None
     build: Callable[[], Encoder]
+    data: DataConfig | None = None
 
     def fresh(self, seed: int = 0) -> Encoder:
         """The same architecture with random weights; torch's random state is left alone."""

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from openjepa.hub.adapters_base import (
     flatten_map,
     normed,
 )
+from openjepa.hub.adapters_video import VIDEO_MODELS, wrap_video
 
 _log = logging.getLogger(__name__)
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL's numbers
@@ -45,6 +47,8 @@ def open_hf(spec: Spec) -> Foreign:
     """
     transformers = require("transformers", "hf")
     config = _load(spec, lambda: transformers.AutoConfig.from_pretrained(spec.name))
+    if getattr(config, "model_type", "") in VIDEO_MODELS:
+        return wrap_video(transformers, config, spec, partial(_video_network, transformers, spec), _licence_of(spec))
     ready = _preparation(transformers, config, spec)
 
     if spec.random:
@@ -62,7 +66,7 @@ def open_hf(spec: Spec) -> Foreign:
                 value.data.copy_(weights[name].data)
         return _wrap(drawn, config, spec, ready.transform.size)
 
-    licence = None if spec.random else _licence(spec.name)
+    licence = _licence_of(spec)
     protocol = {
         "model": spec.text,
         "library": f"transformers {transformers.__version__}",
@@ -72,11 +76,24 @@ def open_hf(spec: Spec) -> Foreign:
     return Foreign(encoder, ready.transform, ready.normalise(), spec.text, encoder.channels, protocol, licence, fresh)
 
 
-def _pretrained(transformers: Any, spec: Spec) -> Any:
+def _video_network(transformers: Any, spec: Spec, config: Any) -> Any:
+    """A video network, with its weights or random ones."""
+    if not spec.random:
+        return _pretrained(transformers, spec, config=config)
+    with torch.random.fork_rng(devices=[]):
+        return _build(transformers, config, spec)
+
+
+def _licence_of(spec: Spec) -> str | None:
+    """Random weights have none."""
+    return None if spec.random else _licence(spec.name)
+
+
+def _pretrained(transformers: Any, spec: Spec, **options: Any) -> Any:
     """The network with its weights, all of them: what a file lacks would otherwise be drawn at random, silently."""
     make = transformers.AutoModel.from_pretrained
     with _quiet(transformers):
-        network, info = _load(spec, lambda: make(spec.name, dtype=torch.float32, output_loading_info=True))
+        network, info = _load(spec, lambda: make(spec.name, dtype=torch.float32, output_loading_info=True, **options))
     absent = sorted(key for key in info["missing_keys"] if "pooler" not in key)  # nobody reads the pooler
     if absent:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""``openjepa visualize``: masks, maps, attention, decoded features, reconstructions, curves, the report. Loads torch only when it draws."""
+"""``openjepa visualize``: masks, maps, surprise, attention, decoded features, reconstructions, curves, the report. Loads torch only when it draws."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 _OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
-_Data = Annotated[str, typer.Argument(help="folder, list file, image or built-in ('scenes')")]
+_Data = Annotated[str, typer.Argument(help="folder, list file, image or video, or built-in ('scenes')")]
+_AnyData = Annotated[
+    str | None, typer.Argument(help="folder, list file, image or video, or built-in ('scenes')", show_default=False)
+]
+_NamedData = Annotated[str | None, typer.Option("--data", "-d", help="the same as DATA, by name", show_default=False)]
+_Frames = Annotated[
+    int | None, typer.Option(min=1, help="frames of each video, from its beginning", show_default=False)
+]
+_Film = Annotated[
+    Path | None, typer.Option("--out", "-o", help="PNG to write; of clips GIF, MP4 or PNG", show_default=False)
+]
 _Model = Annotated[
     str,
     typer.Option(
@@ -46,40 +56,92 @@ def parse_patch(text: str) -> tuple[int, int]:
     return row, column
 
 
+def given(data: str | None, named: str | None, default: str | None = None) -> str:
+    """The data a verb was given, as its argument or by name.
+
+    Raises:
+        ConfigError: both, or neither where there is no default.
+    """
+    if data is not None and named is not None:
+        raise ConfigError(f"the data is named twice, '{data}' and '{named}': give DATA or --data")
+    found = data or named or default
+    if found is None:
+        raise ConfigError("no data is named: give a folder, a list file, an image or video, or 'scenes'")
+    return found
+
+
 @app.command("masks", context_settings=_OVERRIDES)
 def masks(
-    data: _Data,
+    data: _AnyData = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="changes such as mask.targets=2")] = None,
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="recipe name, YAML file or run directory")
     ] = "ijepa-tiny",
-    out: _Out = Path("masks.png"),
-    count: Annotated[int, typer.Option(min=1, max=64, help="images to draw")] = 6,
+    named: _NamedData = None,
+    out: _Film = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, max=64, help="images (6) or clips (2) to draw", show_default=False)
+    ] = None,
     augment: Annotated[bool, typer.Option(help="with the random training transforms")] = True,
 ) -> None:
-    """Draw what the encoder may see and what it must predict, on your images."""
+    """Draw what the encoder may see and what it must predict, on your images or clips (none given: 'scenes')."""
     from openjepa.visualize.files import write_masks
 
-    _done(write_masks(data, recipe, out, overrides=overrides or (), count=count, augment=augment))
+    changes, place = list(overrides or ()), data
+    if data is not None and "=" in data and (named is not None or not Path(data).exists()):
+        changes, place = [data, *changes], None
+    where = given(place, named, "scenes")
+    _done(write_masks(where, recipe, out, overrides=changes, count=count, augment=augment))
 
 
 @app.command("pca")
 def pca(
-    data: _Data,
     model: _Model,
-    out: _Out = Path("pca.png"),
-    count: Annotated[int, typer.Option(min=1, max=256, help="images, spread over the data")] = 16,
+    data: _AnyData = None,
+    named: _NamedData = None,
+    out: _Film = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="images (16) or videos (2), spread over the data", show_default=False),
+    ] = None,
+    frames: _Frames = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="draw background patches grey")] = False,
     remove_position: Annotated[
-        bool, typer.Option("--remove-position", help="subtract what images share at a position")
+        bool, typer.Option("--remove-position", help="subtract what images, or time steps, share at a position")
     ] = False,
     device: _Device = "cpu",
 ) -> None:
-    """Draw patch features as colours, jointly over a set of images."""
+    """Draw patch features as colours, jointly over a set of images, or through time over clips."""
     from openjepa.visualize.files import write_pca
 
-    options = {"foreground": foreground, "remove_position": remove_position}
-    _done(write_pca(model, data, out, count=count, device=device, **options))
+    options = {"frames": frames, "foreground": foreground, "remove_position": remove_position}
+    _done(write_pca(model, given(data, named), out, count=count, device=device, **options))  # type: ignore[arg-type]
+
+
+@app.command("surprise")
+def surprise(
+    model: Annotated[str, typer.Option("--model", "-m", help="run, checkpoint or model directory of a video model")],
+    data: _AnyData = None,
+    named: _NamedData = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="GIF, MP4 or PNG to write")] = Path("surprise.gif"),
+    mode: Annotated[
+        str, typer.Option(help="masked: hidden as in training; future: predicted from the frames before")
+    ] = "masked",
+    count: Annotated[int, typer.Option(min=1, max=16, help="videos, spread over the data")] = 1,
+    frames: _Frames = None,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", help="also write all errors to this file, .json or .csv", show_default=False),
+    ] = None,
+    device: _Device = "cpu",
+) -> None:
+    """Draw prediction error over space and time: heat over the video and a strip below it."""
+    from openjepa.visualize.video_files import write_surprise
+
+    where = given(data, named)
+    options = {"count": count, "frames": frames, "numbers": json, "device": device}
+    for path in write_surprise(model, where, out, mode=mode, **options):  # type: ignore[arg-type]
+        _done(path)
 
 
 @app.command("similarity")

@@ -2,7 +2,7 @@
 
 A hook on a block's attention sees its input and its output. From the input the weights softmax(q kᵀ/√d) are made
 again, and softmax(q kᵀ/√d) v through the block's own output projection has to equal the block's output: so weights are
-shown only for attention that really is this formula (no rotary positions, no biases), ours or timm's.
+shown only for attention that really is this formula (our rotary positions are known, biases are not), ours or timm's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from openjepa.errors import ConfigError
+from openjepa.models.rotary import rotate
 
 OnWeights = Callable[[int, Tensor], None]  # layer, weights (B, heads, queries, keys)
 AGREEMENT = 1e-3  # of recomputed and real output, relative to the largest output: half precision is not used here
@@ -79,12 +80,12 @@ def watch(
 
 def _hook(number: int, on_weights: OnWeights) -> Callable[..., None]:
     def look(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        names = ("x", "mask", "last")  # of our own attention; timm's second argument is attn_mask
+        names = ("x", "mask", "last", "rope")  # of our own attention; timm's second argument is attn_mask
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         mask = given.get("mask", given.get("attn_mask"))
         if mask is not None and mask.dtype != torch.bool:
             raise ConfigError(f"{type(module).__name__} adds a bias to its attention, which these maps do not know")
-        weights, again = _explicit(module, given["x"], mask, given.get("last"))
+        weights, again = _explicit(module, given["x"], mask, given.get("last"), given.get("rope"))
         far = float((again - output).abs().max()) / max(float(output.abs().max()), 1e-12)
         if not far <= AGREEMENT:
             raise ConfigError(
@@ -102,11 +103,15 @@ def _heads(module: Any) -> int:
     return count if isinstance(count, int) else 0
 
 
-def _explicit(module: Any, x: Tensor, mask: Tensor | None, last: int | None) -> tuple[Tensor, Tensor]:
+def _explicit(
+    module: Any, x: Tensor, mask: Tensor | None, last: int | None, rope: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Weights ``(B, heads, Q, N)`` and the output ``(B, Q, D)`` they give through the module's own projections."""
     batch, tokens, _ = x.shape
     heads = _heads(module)
     query, key, value = module.qkv(x).reshape(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).float()
+    if rope is not None:
+        query, key = rotate(query, rope), rotate(key, rope)
     if last is not None:
         query = query[:, :, -last:]
     if getattr(module, "q_norm", None) is not None:

@@ -170,17 +170,20 @@ def sheet(
     title: str = "",
     notes: Sequence[str] = (),
     legend: Image | None = None,
+    under: Sequence[Image | None] = (),
     gap: int = 8,
 ) -> Pillow.Image:
     """Tiles in rows on white paper: title above, ``columns`` over the columns, ``captions`` under rows, notes below.
 
-    legend: a picture under the rows, such as a :func:`colour_bar`.
+    legend: a picture under the rows, such as a :func:`colour_bar`. under: a wide picture below each row, such as a chart.
 
     Tiles keep their pixels. Letters outside Latin-1 are drawn as ``?`` (Pillow's own font has no others).
     """
     head, small = ImageFont.load_default(size=17), ImageFont.load_default(size=13)
     widths = [max(row[c].shape[1] for row in rows if c < len(row)) for c in range(max(map(len, rows), default=0))]
-    heights = [max((tile.shape[0] for tile in row), default=0) for row in rows]
+    tall = [max((tile.shape[0] for tile in row), default=0) for row in rows]
+    wide = [*under, *[None] * (len(rows) - len(under))]
+    heights = [h + (0 if w is None else w.shape[0] + gap) for h, w in zip(tall, wide, strict=True)]
     margin, line = 20, 20
     below = line if any(captions) else 0
     lines = [part for note in notes for part in _wrap(note, small, max(sum(widths) + gap * len(widths), 480))]
@@ -188,7 +191,8 @@ def sheet(
     text_width = max(
         [small.getlength(_latin(t)) for t in (*lines, *captions)] + [head.getlength(_latin(title))], default=0
     )
-    width = 2 * margin + max(sum(widths) + gap * max(len(widths) - 1, 0), int(text_width) + 1, key_width)
+    widest = max((w.shape[1] for w in wide if w is not None), default=0)
+    width = 2 * margin + max(sum(widths) + gap * max(len(widths) - 1, 0), int(text_width) + 1, key_width, widest)
     top = margin + (32 if title else 0) + (line if any(columns) else 0)
     height = (
         top + sum(h + below + gap for h in heights) + key_height + (line * len(lines) + gap if lines else 0) + margin
@@ -203,6 +207,9 @@ def sheet(
     for r, row in enumerate(rows):
         for left, tile in zip(lefts, row, strict=False):
             canvas.paste(Pillow.fromarray(tile), (left, y))
+        below_row = wide[r]
+        if below_row is not None:
+            canvas.paste(Pillow.fromarray(below_row), (margin, y + tall[r] + gap))
         if r < len(captions):
             draw.text((margin, y + heights[r] + 2), _latin(captions[r]), MUTED, small)
         y += heights[r] + below + gap

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openjepa.config.schema import Recipe
 from openjepa.data import Normalise
 from openjepa.data.splits import Splits
-from openjepa.errors import CheckpointError
+from openjepa.errors import CheckpointError, ConfigError
 from openjepa.hub.atomic import verify_directory, write_directory
 from openjepa.hub.model_directory import LoadedModel
 from openjepa.hub.tensorfile import read_tensors
@@ -159,18 +161,32 @@ def instrument(
     return made
 
 
+def plane(recipe: Recipe) -> tuple[int, int]:
+    """The patch grid a decoder fills with pixels, (rows, columns).
+
+    Raises:
+        ConfigError: a recipe for clips, whose tokens stand for several frames.
+    """
+    if recipe.video:
+        raise ConfigError(
+            f"visualize decode is for image models, and recipe {recipe.name} takes clips: use pca or surprise"
+        )
+    return recipe.grid[0], recipe.grid[1]
+
+
 def _fit(
     subject: Subject, splits: Splits, wish: dict[str, Any], on_step: Callable[[int, float], None] | None
 ) -> Instrument:
     """Fit on training images, judge on held-out ones."""
     recipe = subject.recipe
     encoder = subject.loaded.encoder
-    values = recipe.grid[0] * recipe.grid[1] * encoder.embed_dim
+    grid = plane(recipe)
+    values = math.prod(grid) * encoder.embed_dim
     chosen = samples.gather(splits.train, recipe.data, max(2, min(wish["images"], MOST_VALUES // values)))
     raw = subject.raw(chosen.images)
     space = TargetSpace.measure(subject.transform, raw, recipe.objective.kind in latent.DIRECTIONS)
     decoder = fit_decoder(
-        space(raw), chosen.images, recipe.grid, recipe.model.patch_size, steps=wish["steps"], seed=wish["seed"],
+        space(raw), chosen.images, grid, recipe.model.patch_size, steps=wish["steps"], seed=wish["seed"],
         on_step=on_step,
     )  # fmt: skip
     held = samples.gather(splits.held_out, recipe.data, JUDGED)
@@ -204,9 +220,12 @@ def _keep(loaded: LoadedModel, made: Instrument) -> Path:
 
 
 def kept_instrument(loaded: LoadedModel) -> Instrument | None:
-    """The decoder kept with a model; None when there is none, it is damaged, or it belongs to other weights."""
+    """The decoder kept with a model; None when there is none, it is damaged, or it belongs to other weights.
+
+    Models of clips have none: see :func:`plane`.
+    """
     folder = loaded.source / FOLDER
-    if not (folder / CONFIG).is_file():
+    if loaded.config.video or not (folder / CONFIG).is_file():
         return None
     try:
         verify_directory(folder)
@@ -219,7 +238,7 @@ def kept_instrument(loaded: LoadedModel) -> Instrument | None:
         return None
     recipe = loaded.config
     state = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith("decoder.")}
-    decoder = FeatureDecoder(loaded.encoder.embed_dim, recipe.grid, recipe.model.patch_size, recipe.data.channels)
+    decoder = FeatureDecoder(loaded.encoder.embed_dim, plane(recipe), recipe.model.patch_size, recipe.data.channels)
     decoder.load_state_dict(state)
     space = TargetSpace(
         config["space"]["how"], tensors.get("space.centre"), tensors.get("space.scale"), config["space"]["length"]

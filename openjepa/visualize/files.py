@@ -2,61 +2,46 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from openjepa.config import load_recipe
 from openjepa.data import open_source
-from openjepa.errors import ConfigError, RunError
-from openjepa.visualize import canvas, curves, maps, masks, views
+from openjepa.errors import ConfigError
+from openjepa.visualize import canvas, curves, maps, masks, video_files, views
+from openjepa.visualize.animation import film_path
 from openjepa.visualize.metrics import read_metrics
 from openjepa.visualize.opened import open_any
+from openjepa.visualize.output import png_path, write_bytes
 
-
-def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Write a file whole or not at all, making its folder.
-
-    Raises:
-        RunError: the disk is full, the folder is not writable, …
-    """
-    path = Path(path)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(content)
-        os.replace(scratch, path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise RunError(f"'{path}' cannot be written: {error.strerror or error}") from error
-    return path
-
-
-def png_path(out: str | Path) -> Path:
-    """``out``, which has to end in ``.png``."""
-    path = Path(out)
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"pictures are written as PNG, so '{path}' should be '{path.with_suffix('.png')}'")
-    return path
+IMAGES, VIDEOS = 6, 2  # masks drawn when nothing else is asked for
+PCA_IMAGES = 16
 
 
 def write_masks(
     data: str,
     recipe: str,
-    out: str | Path = "masks.png",
+    out: str | Path | None = None,
     *,
     overrides: Sequence[str] = (),
-    count: int = 6,
+    count: int | None = None,
     augment: bool = True,
 ) -> Path:
     """Masks of ``recipe`` on ``count`` images of ``data``: input, context, targets. Its views, where it draws views.
 
+    Of a video recipe: every mask pair over moving clips, see :func:`openjepa.visualize.video_files.write_tubes`.
+
+    Args:
+        out: a PNG, by default ``masks.png``; of clips also ``.gif`` and ``.mp4``, by default ``masks.gif``.
+        count: by default 6 images, 2 clips.
+
     Raises:
         ConfigError, DataError: a wrong recipe, or no readable image.
     """
-    path = png_path(out)
     loaded = load_recipe(recipe, overrides)
+    if loaded.video:
+        return video_files.write_tubes(data, loaded, out or "masks.gif", count=count or VIDEOS, augment=augment)
+    path, count = png_path(out or "masks.png"), count or IMAGES
     source = open_source(data, channels=loaded.data.channels)
     if loaded.data.views:
         drawn = views.view_previews(source, loaded.data, count=count, seed=loaded.seed)
@@ -69,9 +54,10 @@ def write_masks(
 def write_pca(
     model: str | Path,
     data: str,
-    out: str | Path = "pca.png",
+    out: str | Path | None = None,
     *,
-    count: int = 16,
+    count: int | None = None,
+    frames: int | None = None,
     foreground: bool = False,
     remove_position: bool = False,
     device: str = "cpu",
@@ -81,17 +67,27 @@ def write_pca(
     Args:
         model: run, checkpoint or model directory, ``timm:NAME``, ``hf:ORG/NAME``.
         data: any folder, list, image or built-in.
-        out: a PNG.
-        count: images, spread over the data.
+        out: a PNG, by default ``pca.png``; of video models also ``.gif`` and ``.mp4``, by default ``pca.gif``.
+        count: images (16) or videos (2), spread over the data.
+        frames: video models only: of each video, see :func:`openjepa.visualize.video_files.write_time_pca`.
         foreground: background patches grey.
-        remove_position: subtract what all images share at a position first.
+        remove_position: subtract what all images (of clips: all time steps) share at a position first.
         device: where features are computed.
 
     Raises:
         CheckpointError, ConfigError, DataError: no such model, a wrong argument, or no readable image.
     """
-    path = png_path(out)
+    if out is not None:
+        film_path(out)  # a name that is neither picture nor film is refused before the model is read
     found = open_any(model)
+    if found.video:
+        return video_files.write_time_pca(
+            found, data, out or "pca.gif", count=count or VIDEOS, frames=frames, foreground=foreground,
+            remove_position=remove_position, device=device,
+        )  # fmt: skip
+    if frames is not None:
+        raise ConfigError(f"--frames {frames} is for video models, and '{found.name}' takes images: leave it out")
+    path, count = png_path(out or "pca.png"), count or PCA_IMAGES
     chosen = found.gather(data, count)
     features = maps.patch_features(found.encoder, chosen.images, found.normalise, device=device)
     centre = "position" if remove_position else "joint"
@@ -118,6 +114,7 @@ def write_similarity(
     """
     path = png_path(out)
     found = open_any(model)
+    found.images_only("similarity")
     chosen = found.gather(data, count)
     features = maps.patch_features(found.encoder, chosen.images, found.normalise, device=device)
     values = maps.similarity(features, patch, image=image)

@@ -15,9 +15,9 @@ from openjepa.errors import ConfigError, nearest
 from openjepa.hub.model_directory import load_model
 from openjepa.visualize import attention_maps, canvas, gallery, inside, latent, reconstruction, samples
 from openjepa.visualize.attention_maps import AttentionMaps
-from openjepa.visualize.decoded import Instrument, Subject, instrument
-from openjepa.visualize.files import png_path, write_bytes
+from openjepa.visualize.decoded import Instrument, Subject, instrument, plane
 from openjepa.visualize.opened import open_any
+from openjepa.visualize.output import png_path, write_bytes
 
 Part = Literal["encoder", "predictor"]
 ATTENDING = ("narrow", "pixel")  # kinds of predictor whose mask tokens attend to a context
@@ -134,6 +134,7 @@ def write_decode(
     path = png_path(out)
     loaded = load_model(model)
     recipe: Recipe = loaded.config
+    plane(recipe)  # a model of clips is refused before any video is read
     apart = recipe.model_copy(update={"probe": recipe.probe.model_copy(update={"val": None})})
     splits = gallery.find_splits(apart, data, None, None)
     tool = instrument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -72,8 +73,7 @@ def masks_hiding(recipe: Recipe, count: int, patch: tuple[int, int], tries: int 
     Raises:
         ConfigError: no drawn mask hides it, or the patch lies outside the grid.
     """
-    grid = recipe.grid
-    token = patch[0] * grid[1] + patch[1]
+    token = token_id(patch, recipe.grid)
     group = draw_masks(recipe, tries)
     held = torch.zeros(tries, dtype=torch.bool)
     for ids in group.targets:
@@ -91,13 +91,21 @@ def masks_hiding(recipe: Recipe, count: int, patch: tuple[int, int], tries: int 
 
 def first_context(group: MaskGroup) -> MaskGroup:
     """``group`` with context 0 and the targets paired with it."""
-    paired = [j for i, j in group.pairs if i == 0]
+    places = [k for k, (i, _) in enumerate(group.pairs) if i == 0]
     return replace(
         group,
         contexts=group.contexts[:1],
-        targets=[group.targets[j] for j in paired],
-        pairs=[(0, k) for k in range(len(paired))],
+        targets=[group.targets[group.pairs[k][1]] for k in places],
+        pairs=[(0, k) for k in range(len(places))],
+        mask_tokens=tuple(group.mask_tokens[k] for k in places) if group.mask_tokens else (),
+        weights=(),
     )
+
+
+def token_id(patch: tuple[int, int], grid: tuple[int, ...]) -> int:
+    """Id of the patch (row, column); in a clip, of the tubelet in its middle."""
+    plane = patch[0] * grid[-1] + patch[1]
+    return plane if len(grid) == 2 else grid[0] // 2 * grid[1] * grid[2] + plane
 
 
 def _rows(ids: Ids, rows: Tensor) -> Ids:
@@ -112,7 +120,7 @@ def cells(ids: Ids, tokens: int) -> Tensor:
 
 
 def predictions(method: MaskedLatent | MaskedPixel, images: Tensor, group: MaskGroup) -> tuple[Tensor, Tensor]:
-    """What the predictor says of every hidden patch of normalised ``images (B, C, H, W)``.
+    """What the predictor says of every hidden patch of normalised ``images (B, C, H, W)`` or clips ``(B, C, T, H, W)``.
 
     Returns:
         Predictions in place ``(B, N, D)`` float32, averaged where target blocks overlap and 0 where nothing is
@@ -120,7 +128,7 @@ def predictions(method: MaskedLatent | MaskedPixel, images: Tensor, group: MaskG
     """
     with torch.no_grad():
         found, query, *_ = method.predict(images, group)  # (R·B, K, D)
-    batch, tokens = len(images), group.grid[0] * group.grid[1]
+    batch, tokens = len(images), math.prod(group.grid)
     valid = torch.ones_like(query.index, dtype=torch.bool) if query.valid is None else query.valid
     rows = torch.arange(len(query.index)) % batch  # target-major: image is the fast index
     place = (rows[:, None] * tokens + query.index)[valid]

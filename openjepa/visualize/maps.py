@@ -6,6 +6,7 @@ What was done is written in :attr:`PcaMaps.note` and printed below every sheet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -49,20 +50,28 @@ class PcaMaps:
 def patch_features(
     encoder: Encoder, images: Tensor, normalise: nn.Module, *, device: str = "cpu", batch_size: int = 16
 ) -> Tensor:
-    """Patch features on their grid: images ``(M, C, H, W)`` to ``(M, h, w, D)`` float32 on the CPU.
+    """Patch features on their grid: images ``(M, C, H, W)`` to ``(M, h, w, D)`` float32 on the CPU; clips
+    ``(M, C, T, H, W)`` to ``(M, t, h, w, D)``.
 
     Raises:
         ConfigError: the encoder does not return one token for each patch of the grid.
     """
-    rows, columns = images.shape[-2] // encoder.patch_size[0], images.shape[-1] // encoder.patch_size[1]
-    batches = samples.batches(images, batch_size)
+    grid = token_grid(encoder, images)
+    batches = samples.batches(images, batch_size if images.ndim == 4 else max(batch_size // 8, 1))
     tokens = extract(encoder, batches, normalise=normalise, device=device, tokens="patch").values  # (M, N, D)
-    if tokens.shape[1] != rows * columns:
+    if tokens.shape[1] != math.prod(grid):
         raise ConfigError(
-            f"the encoder returned {tokens.shape[1]} tokens for a grid of {rows} × {columns} patches: "
+            f"the encoder returned {tokens.shape[1]} tokens for a grid of {' × '.join(map(str, grid))} patches: "
             "maps need one token per patch, without class or register tokens"
         )
-    return tokens.view(len(images), rows, columns, -1)
+    return tokens.view(len(images), *grid, -1)
+
+
+def token_grid(encoder: Encoder, images: Tensor) -> tuple[int, ...]:
+    """The grid ``(h, w)`` or ``(t, h, w)`` of the tokens of images ``(M, C, H, W)`` or clips ``(M, C, T, H, W)``."""
+    plane = images.shape[-2] // encoder.patch_size[0], images.shape[-1] // encoder.patch_size[1]
+    tubelet: int = getattr(encoder, "tubelet_size", 1)
+    return plane if images.ndim == 4 else (images.shape[2] // tubelet, *plane)
 
 
 def pca_maps(
@@ -71,6 +80,7 @@ def pca_maps(
     percentiles: tuple[float, float] = PERCENTILES,
     foreground: bool = False,
     centre: Literal["joint", "position"] = "joint",
+    what: str = "images",
 ) -> PcaMaps:
     """Project patch features ``(M, h, w, D)`` of all images onto their first three joint principal components.
 
@@ -100,23 +110,28 @@ def pca_maps(
         tuple(found.low.tolist()),
         tuple(found.high.tolist()),
         None if found.foreground is None else found.foreground.view(count, height, width).numpy(),
-        _note((count, height, width), found.explained, percentiles, foreground, centre),
+        _note((count, height, width), found.explained, percentiles, foreground, centre, what),
     )
 
 
 def _note(
-    shape: tuple[int, int, int], explained: Tensor, percentiles: tuple[float, float], foreground: bool, centre: str
+    shape: tuple[int, int, int],
+    explained: Tensor,
+    percentiles: tuple[float, float],
+    foreground: bool,
+    centre: str,
+    what: str,
 ) -> str:
     """The normalisation in words."""
     count, height, width = shape
     shares = ", ".join(percent(share) for share in explained.tolist())
     parts = [
         f"Red, green, blue: first three principal components ({shares} of the variance) of the patch features of all "
-        f"{count} images together ({height} × {width} patches each); every component cut at its {percentiles[0]:g}th "
-        f"and {percentiles[1]:g}th percentile over all images"
+        f"{count} {what} together ({height} × {width} patches each); every component cut at its {percentiles[0]:g}th "
+        f"and {percentiles[1]:g}th percentile over all {what}"
     ]
     if centre == "position":
-        parts.append("the mean over the images was subtracted at each position")
+        parts.append(f"the mean over the {what} was subtracted at each position")
     if foreground:
         parts.append("grey patches are background by Otsu's threshold on the first component")
     return "; ".join(parts) + "."

@@ -6,6 +6,7 @@ outlined in its own colour. Masks come from the very masker that training uses, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,15 +61,15 @@ class MaskPreview:
 
 
 def token_cells(ids: Ids, row: int, grid: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """Ids of one sample as a boolean grid ``(h, w)``; padding is left out.
+    """Ids of one sample as a boolean grid, ``(h, w)`` or ``(t, h, w)``; padding is left out.
 
     Raises:
         IndexError: an id lies outside the grid.
     """
     index = ids.index[row] if ids.valid is None else ids.index[row][ids.valid[row]]
-    cells = torch.zeros(grid[-2] * grid[-1], dtype=torch.bool)
+    cells = torch.zeros(math.prod(grid), dtype=torch.bool)
     cells[index] = True
-    return cells.view(grid[-2], grid[-1]).numpy()
+    return cells.view(grid).numpy()
 
 
 def preview_masks(

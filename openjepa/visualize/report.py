@@ -24,7 +24,7 @@ from openjepa.hub.checkpoint import list_checkpoints
 from openjepa.hub.model_directory import LoadedModel, load_model
 from openjepa.visualize import curves, gallery, summary
 from openjepa.visualize import gallery_inside as inner
-from openjepa.visualize.files import write_bytes
+from openjepa.visualize.output import write_bytes
 from openjepa.visualize.rundir import RunFacts, flatten, open_run
 from openjepa.visualize.verdict import health, learning
 

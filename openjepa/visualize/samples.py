@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from openjepa.config.schema import DataConfig
-from openjepa.data import EvalTransform, Source, TrainTransform, with_hint
+from openjepa.data import EvalTransform, Source, TrainTransform, eval_transform, train_transform, with_hint
+from openjepa.data.clips import Clips
+from openjepa.data.sources import with_clips
 from openjepa.data.transforms import Transform
 from openjepa.errors import DataError
 from openjepa.types import Batch
@@ -17,8 +20,8 @@ from openjepa.types import Batch
 
 @dataclass(frozen=True)
 class Samples:
-    """Model inputs before normalisation. images ``(M, C, H, W)`` uint8 or float in 0..1; names, labels of length M
-    (label -1: none); indices into the source; classes by label, or None.
+    """Model inputs before normalisation. images ``(M, C, H, W)``, or clips ``(M, C, T, H, W)``, uint8 or float in 0..1;
+    names, labels of length M (label -1: none); indices into the source; classes by label, or None.
     """
 
     images: Tensor
@@ -38,11 +41,12 @@ def spaced(total: int, count: int) -> list[int]:
 
 
 def batches(images: Tensor, size: int) -> Iterator[Batch]:
-    """Images ``(M, C, H, W)`` as evaluation batches of ``size``; ids are their places in ``images``."""
+    """Images ``(M, C, H, W)`` or clips ``(M, C, T, H, W)`` as evaluation batches of ``size``; ids are their places."""
+    name = "image" if images.ndim == 4 else "video"
     for start in range(0, len(images), size):
         part = images[start : start + size]
         ids = torch.arange(start, start + len(part))
-        yield Batch({"image": part}, ids, ids)
+        yield Batch({name: part}, ids, ids)
 
 
 def readable(source: Source, count: int, at_least: int = 0) -> Iterator[tuple[int, Tensor]]:
@@ -78,13 +82,15 @@ def gather(
     """Read ``count`` samples spread over ``source`` and transform them as ``data`` says (see :func:`readable`).
 
     ``augment`` applies the random training transforms under a generator seeded with ``seed``; the caller's random state
-    is left as it was. ``transform``: this one instead, of an encoder that has no recipe.
+    is left as it was. ``transform``: this one instead, of an encoder that has no recipe. With ``data.clip`` samples are
+    clips: placed as in training when augmented, else the middle one of each video.
 
     Raises:
         DataError: nothing can be read.
     """
-    if transform is None:
-        transform = TrainTransform(data) if augment else EvalTransform(data)
+    if data.clip is not None:
+        source = with_clips(source, Clips.training(data.clip) if augment else Clips.evaluation(data.clip))
+    transform = transform or _transform(data, augment)
     images: list[Tensor] = []
     names: list[str] = []
     labels: list[int] = []
@@ -97,6 +103,13 @@ def gather(
             labels.append(source.label(index))
             taken.append(index)
     return Samples(torch.stack(images), names, labels, taken, source.classes)
+
+
+def _transform(data: DataConfig, augment: bool) -> Transform:
+    """What one sample goes through; of a recipe with several views the plain image."""
+    if data.clip is not None:
+        return cast(Transform, train_transform(data) if augment else eval_transform(data))
+    return TrainTransform(data) if augment else EvalTransform(data)
 
 
 def _readable(source: Source, wanted: int, taken: set[int]) -> tuple[int, Tensor] | None:

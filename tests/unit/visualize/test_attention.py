@@ -69,12 +69,12 @@ def test_watching_changes_nothing_and_leaves_no_hook() -> None:
 
 
 def test_an_attention_that_does_more_is_refused() -> None:
-    class Rotary(Attention):
-        def forward(self, x: torch.Tensor, mask: object = None, last: object = None) -> torch.Tensor:
+    class Odd(Attention):
+        def forward(self, x: torch.Tensor, *others: object) -> torch.Tensor:
             return super().forward(x.flip(-1))
 
     model = _vit()
-    odd = Rotary(16, 2)
+    odd = Odd(16, 2)
     odd.load_state_dict(model.blocks[1].attn.state_dict())
     model.blocks[1].attn = odd
     with pytest.raises(ConfigError, match="more than softmax"):

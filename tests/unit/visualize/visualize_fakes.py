@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from openjepa.errors import DataError
+from openjepa.types import Ids
 
 RECIPE = {
     "name": "ijepa-tiny",
@@ -19,6 +20,24 @@ RECIPE = {
     "model": {"arch": None, "dim": 32, "depth": 1, "heads": 2, "patch_size": 8},
     "predictor": {"dim": 16, "depth": 1},
 }
+
+VIDEO_RECIPE = {
+    "name": "vjepa-tiny",
+    "system": "vjepa",
+    "data": {"source": "scenes", "image_size": 32, "scenes_count": 40, "clip": {"frames": 8, "stride": 2}},
+    "mask": {"kind": "tubes"},
+    "model": {"arch": None, "dim": 32, "depth": 2, "heads": 2, "patch_size": 8, "positions": "sincos3d"},
+    "predictor": {"dim": 16, "depth": 1, "heads": 2, "mask_tokens": 2},
+    "objective": {"kind": "l1"},
+}
+
+
+def ids_of(rows: list[list[int]]) -> Ids:
+    """Token ids of each row, padded to the longest."""
+    longest = max(map(len, rows))
+    index = torch.tensor([row + row[:1] * (longest - len(row)) for row in rows])
+    valid = torch.tensor([[k < len(row) for k in range(longest)] for row in rows])
+    return Ids(index, None if valid.all() else valid)
 
 
 class PatchMeans(nn.Module):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from openjepa.config.schema import TubesMask
+from openjepa.config.schema import TubeGroup, TubesMask
 from openjepa.errors import ConfigError
 from openjepa.masking.blocks import Borders, Cells, cells_to_ids, first_cells, random_cells, row_counts
 from openjepa.masking.checks import check_grid, check_share, modality, size_of, volume
@@ -46,13 +46,14 @@ class TubesMasker:
 
     def __init__(self, mask: TubesMask, grid: tuple[int, ...], seed: int):
         """Check that ``mask`` can work on ``grid`` (tubelets, rows, columns; or an image's), else :class:`ConfigError`."""
-        self.mask, self.grid, self.seed = mask, grid, seed
+        self.mask, self.grid, self.seed = mask, grid, 0
         self._volume = volume(grid)
         numbers = range(len(mask.groups))
         self._pairs: list[tuple[int, ...]] = [tuple(numbers)] if mask.union else [(number,) for number in numbers]
         # Where a block does not fit, 'full' gives its area to the other side; the published code cuts it.
         self._borders: Borders = "clip" if mask.context_mode == "release" else "full"
-        self._check()
+        self._check()  # with seed 0: whether a configuration can work does not depend on the run's
+        self.seed = seed
 
     def __call__(self, places: Tensor, *, epoch: int, step: int) -> MaskGroup:
         """Masks of the global batch whose samples have ``places`` (B,) int64 in ``epoch``: one pair per group of blocks.
@@ -168,8 +169,8 @@ class TubesMasker:
             name = f"mask.groups[{number}]"
             check_share(f"{name}.spatial_scale", group.spatial_scale)
             check_share(f"{name}.temporal_scale", group.temporal_scale)
-            if group.max_keep is not None and mask.complement == "context":
-                raise ConfigError(f"{name}.max_keep does nothing with mask.complement=context: leave one of them out")
+            if mask.complement == "context":
+                self._check_complement(name, group)
             if largest_size(group, self._volume, self._borders).fills(self._volume):
                 raise ConfigError(
                     f"{name}: a block may fill the whole {size_of(self.grid)} grid and leave no context: lower its "
@@ -183,6 +184,16 @@ class TubesMasker:
                     f"{what} no context in {empty[pair]:.0%} of the draws on a {size_of(self.grid)} grid: use fewer "
                     "or smaller blocks, or more patches"
                 )
+
+    def _check_complement(self, name: str, group: TubeGroup) -> None:
+        """Refuse what ``complement=context`` would undo."""
+        if group.max_keep is not None:
+            raise ConfigError(f"{name}.max_keep does nothing with mask.complement=context: leave one of them out")
+        if group.keep_time < 1 and self.mask.context_mode != "padded":
+            raise ConfigError(
+                f"{name}.keep_time and mask.complement=context contradict each other: what mask.context_mode="
+                f"{self.mask.context_mode} cuts from the target would show the future; use mask.context_mode=padded"
+            )
 
     def _empty_share(self) -> list[float]:
         """Of first draws of each pair, the share that leaves no context. Near 1 the last resort would be the rule."""

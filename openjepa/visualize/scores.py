@@ -25,7 +25,9 @@ class Mark:
 
 @dataclass(frozen=True)
 class Entry:
-    """All scores of one encoder. role: ``trained``, ``random`` or ``pixels``; marks by metric; protocol in words."""
+    """All scores of one encoder. role: ``trained``, ``random``, ``pixels`` or ``differences`` (of frames); marks by
+    metric; protocol in words.
+    """
 
     name: str
     role: str
@@ -101,6 +103,8 @@ def _role(name: str) -> str:
     lowered = name.lower()
     if "random" in lowered or "untrained" in lowered:
         return "random"
+    if "differences" in lowered:
+        return "differences"
     return "pixels" if "pixel" in lowered or lowered.startswith("raw") else "trained"
 
 

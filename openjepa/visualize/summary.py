@@ -14,9 +14,11 @@ from openjepa.visualize.scores import TITLES, Entry, Mark, metrics_of
 from openjepa.visualize.words import duration, percent
 
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\S*\s+")
-ORDER = {"trained": 0, "pixels": 1, "random": 2}
-LABELS = {"trained": "this run", "pixels": "raw pixels", "random": "random encoder"}
-SHORT = {"trained": "this run", "pixels": "pixels", "random": "random"}
+ORDER = {"trained": 0, "pixels": 1, "differences": 2, "random": 3}
+LABELS = {
+    "trained": "this run", "pixels": "raw pixels", "differences": "frame differences", "random": "random encoder",
+}  # fmt: skip
+SHORT = {"trained": "this run", "pixels": "pixels", "differences": "differences", "random": "random"}
 
 
 def headline(facts: RunFacts) -> str:

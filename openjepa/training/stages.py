@@ -20,6 +20,7 @@ from openjepa.errors import RunError
 from openjepa.hub.atomic import clean_stale, link_directory, write_error, write_file
 from openjepa.training.assemble import Stage
 from openjepa.training.engine import Engine
+from openjepa.training.lanes import match_sources
 from openjepa.training.lock import RunLock
 from openjepa.training.loop import train
 from openjepa.training.metrics import finite, read_rows
@@ -31,6 +32,7 @@ from openjepa.training.run import (
     LOG,
     METRICS,
     MODEL,
+    PADDED_FILES,
     STAGES,
     RunDirectory,
     check_same,
@@ -44,11 +46,15 @@ _COUNTED = ("step", "samples", "seconds", "flops", "epoch")  # go on counting wh
 
 @dataclass(frozen=True)
 class Part:
-    """One stage, ready to be trained: its whole recipe, its data and its scores on the way."""
+    """One stage, ready to be trained: its whole recipe, its data (of each stream) and its scores on the way."""
 
     recipe: Recipe
-    source: Source
+    source: Source | Sequence[Source]
     probes: Sequence[Probe] = ()
+
+    def plan(self, world: int) -> Plan:
+        """The stage's arithmetic on so many processes."""
+        return Plan.make(self.recipe, sum(map(len, match_sources(self.recipe, self.source))), world)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,8 @@ class _Run:
 
         def join(row: Mapping[str, Any]) -> dict[str, Any]:
             sums = {key: row[key] + (last.get(key) or 0) for key in _COUNTED if row.get(key) is not None}
-            return {**row, **sums, "stage": name}
+            health = {**row.get("health", {}), "total_steps": sum(self.steps)}
+            return {**row, **sums, "health": health, "stage": name}
 
         return join
 
@@ -125,7 +132,7 @@ def train_stages(
     world = Engine(parts[0].recipe.train).world  # the processes decide together; every stage then joins this group
     with ExitStack() as stack:
         stack.enter_context(world.guarded(lambda: f"continue with --out {out} --resume"))
-        plans = [Plan.make(part.recipe, len(part.source), world.size) for part in parts]
+        plans = [part.plan(world.size) for part in parts]
         run = _Run(recipe, out, parts, tuple(plan.total for plan in plans), world)
 
         def claim() -> None:
@@ -258,9 +265,9 @@ def _together(run: _Run, last: RunResult) -> RunResult:
     """The result of the whole run: the newest stage's verdict, everything else summed."""
     number = next(n for n in range(len(run.parts)) if run.place(n) == last.run_dir)
     rows = run.rows(number)
-    bad = dict(last.bad)
-    if bad:
-        run.world.on_first(lambda: write_file(run.out / BAD_FILES, bad))
+    for name, found in ((BAD_FILES, last.bad), (PADDED_FILES, last.padded)):
+        if found:
+            run.world.on_first(lambda name=name, found=found: write_file(run.out / name, dict(found)))  # type: ignore[misc]
     step = sum(run.steps[:number]) + last.step
     row = rows[-1] if rows else {}
-    return replace(last, run_dir=run.out, step=step, total=sum(run.steps), metrics=row, bad=bad)
+    return replace(last, run_dir=run.out, step=step, total=sum(run.steps), metrics=row)

@@ -21,7 +21,9 @@ import torch
 import torch.distributed.fsdp
 import torch.distributed.tensor
 import torchvision.transforms.v2.functional  # noqa: F401  else every fork imports it again, a second each
+from fake_videos import FakeVideos
 from tiny_runs import Generated, differences, in_child, largest_difference, numbers, saved_state, tiny_recipe
+from tiny_videos import video_recipe
 
 from openjepa.errors import OpenJepaError
 from openjepa.training import Event, train
@@ -179,11 +181,69 @@ def lost(folder: Path, how: signal.Signals = signal.SIGKILL) -> dict[str, Any]:
     }
 
 
+def streams(folder: Path) -> dict[str, Any]:
+    """Clips and images: two processes, each with its part of both, or each with one of them; against one process."""
+    sources = [FakeVideos(24), Generated()]
+    settings = (
+        "data.streams=[{weight: 2}, {kind: images, source: photos, image_size: 24}]",
+        "train.length=3 steps",
+        "train.batch_size=9",
+        "log.every=1 steps",
+        "predictor.mask_tokens=5",  # one is never used: its gradient must not be waited for
+    )
+
+    def work(out: Path, *overrides: str) -> None:
+        torch.set_num_threads(1)
+        train(video_recipe(*settings, *overrides), sources, out=out, console=False)
+
+    assert wait([in_child(lambda: work(folder / "one"))], 120) == [0]
+    one, rows = saved_state(folder / "one")[0], numbers(folder / "one")
+    ways = {
+        "mix": ("train.strategy=ddp",),
+        "mix in micro-batches": ("train.strategy=ddp", "train.micro_batch=2"),
+        "mix sharded": ("train.strategy=fsdp2", "train.micro_batch=2"),
+        "ranks": ("data.placement=ranks",),
+        "ranks in micro-batches": ("data.placement=ranks", "train.micro_batch=2"),
+    }
+    out: dict[str, Any] = {}
+    for name, way in ways.items():
+        codes = wait(ranks(2, lambda rank, n=name, w=way: work(folder / n, *w)), 120)
+        if codes != [0, 0]:
+            out[name] = {"codes": codes}
+            continue
+        two, other = saved_state(folder / name)[0], numbers(folder / name)
+        loss = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows, other, strict=True))
+        out[name] = {"codes": codes, "weights": largest_difference(one, two), "loss": loss}
+    out["refused"] = refusals(folder, sources, settings)
+    return out
+
+
+def refusals(folder: Path, sources: list[Any], settings: tuple[str, ...]) -> dict[str, list[str]]:
+    """What two processes say to placements that cannot be."""
+    cases = {
+        "fsdp2": ("data.placement=ranks", "train.strategy=fsdp2"),
+        "statistics": ("data.placement=ranks", "objective.regularisers=[{kind: vicreg}]"),
+    }
+    said: dict[str, list[str]] = {}
+    for name, way in cases.items():
+
+        def work(rank: int, name: str = name, way: tuple[str, ...] = way) -> None:
+            try:
+                train(video_recipe(*settings, *way), sources, out=folder / f"refused-{name}", console=False)
+            except OpenJepaError as error:
+                (folder / f"{name}-{rank}.txt").write_text(str(error))
+
+        wait(ranks(2, work), 60)
+        said[name] = [path.read_text() for path in sorted(folder.glob(f"{name}-*.txt"))]
+    return said
+
+
 SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "same_weights": same_weights,
     "sharded_parts": sharded_parts,
     "across": across,
     "killed": lost,
+    "streams": streams,
     "hanging": lambda folder: lost(folder, signal.SIGSTOP),
 }
 

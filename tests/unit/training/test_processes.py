@@ -50,3 +50,16 @@ def test_runs_stop_together_and_move_between_strategies(tmp_path: Path) -> None:
         "ddp": [],
         "fsdp2": [],
     }  # two, stopped and resumed, against two uninterrupted: bit for bit
+
+
+def test_clips_and_images_on_two_processes_are_one_run(tmp_path: Path) -> None:
+    """Each process with its part of both streams, or one with the clips and the other with the images."""
+    found = scenario("streams", tmp_path)
+    for name, said in found.pop("refused").items():
+        assert len(said) == 2, name
+        assert all("data.placement=mix" in line and "\n" not in line for line in said), said
+    assert set(found) == {"mix", "mix in micro-batches", "mix sharded", "ranks", "ranks in micro-batches"}
+    for name, result in found.items():
+        assert result["codes"] == [0, 0], name
+        assert result["weights"] < 1e-6, (name, result)
+        assert result["loss"] < 1e-6, (name, result)

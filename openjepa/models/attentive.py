@@ -221,8 +221,10 @@ def classify_together(probes: Sequence[AttentiveClassifier], tokens: Tensor) -> 
 
 
 def _sees_tokens(probe: AttentiveClassifier) -> bool:
+    """Whether the cross-attention sees the tokens themselves, through a norm with the usual epsilon."""
     pooler = probe.pooler
-    return pooler.complete_block and (pooler.form == "vjepa" or not pooler.blocks)
+    first = pooler.complete_block and (pooler.form == "vjepa" or not pooler.blocks)
+    return first and _cross(probe).norm1.eps == PROBE_EPS  # imported probes have that of their encoder
 
 
 def _cross(probe: AttentiveClassifier) -> CrossAttentionBlock:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from openjepa.config.schema import ClipConfig, DataConfig, ModelConfig, NarrowPredictorConfig, Recipe, TubesMask
 from openjepa.errors import CheckpointError, ConfigError
-from openjepa.hub.keymaps import Drop, KeyMap, Prefix, Rename, Split, Stack, key_map, list_maps
+from openjepa.hub.keymaps import Drop, KeyMap, Prefix, Rename, Sole, Split, Stack, key_map, list_maps
 from openjepa.hub.strict import load_strict, read_tensors
-from openjepa.methods import MaskedLatent
+from openjepa.methods import MaskedLatent, build_method
 
 Tensors = dict[str, torch.Tensor]
 
@@ -181,4 +182,78 @@ def test_the_golden_checkpoint_loads_and_round_trips(shared: Path) -> None:
     mapped = keymap.apply(theirs)
     assert len(mapped.tensors) == len(theirs) - 3
     extras = {key: drop.tensor for key, drop in mapped.dropped.items()}
+    assert_same(keymap.inverse().apply(mapped.tensors, extras).tensors, theirs)
+
+
+def test_a_sole_member_of_a_set_has_another_name() -> None:
+    one, two = {"t.0": torch.ones(1)}, {"t.0": torch.ones(1), "t.1": torch.zeros(1)}
+    keymap = KeyMap("t", "", (Sole("t.0", "t"),))
+    assert list(keymap.apply(one).tensors) == ["t"]
+    for theirs in (one, two):
+        assert_same(keymap.inverse().apply(keymap.apply(theirs).tensors).tensors, theirs)
+    assert keymap.apply(two).tensors.keys() == two.keys()
+    stack = KeyMap("t", "", (Stack("t.{n:int}", "all", sole="t"),))
+    assert stack.apply({"t": torch.ones(3)}).tensors["all"].shape == (1, 3)
+    assert list(stack.inverse().apply({"all": torch.ones(1, 3)}).tensors) == ["t"]
+    assert list(stack.inverse().apply({"all": torch.ones(2, 3)}).tensors) == ["t.0", "t.1"]
+
+
+def video_method(system: str, mask_tokens: int) -> MaskedLatent:
+    recipe = Recipe(
+        name="small",
+        system=system,
+        data=DataConfig(image_size=16, clip=ClipConfig(frames=4)),
+        mask=TubesMask(),
+        model=ModelConfig(
+            arch=None, patch_size=8, dim=24, depth=2, heads=2, positions="sincos3d" if system == "vjepa" else "rope3d"
+        ),
+        predictor=NarrowPredictorConfig(dim=12, depth=1, mask_tokens=mask_tokens),
+    )
+    method = build_method(recipe)
+    assert isinstance(method, MaskedLatent)
+    return method
+
+
+@pytest.mark.parametrize("target", ["target_encoder", "ema_encoder"])
+@pytest.mark.parametrize(("system", "mask_tokens"), [("vjepa", 2), ("vjepa2", 10), ("vjepa2", 1)])
+def test_the_official_video_layouts_round_trip(system: str, mask_tokens: int, target: str, tmp_path: Path) -> None:
+    method, keymap = video_method(system, mask_tokens), key_map(f"{system}-official")
+    parts = {"encoder": method.online, "predictor": method.predictor, target: method.target}
+    nested = {
+        part: {f"module.backbone.{key}": torch.randn_like(value) for key, value in network.state_dict().items()}
+        for part, network in parts.items()
+    }
+    alone = nested["predictor"].pop("module.backbone.mask_token", None)
+    if alone is not None:
+        nested["predictor"]["module.backbone.mask_tokens.0"] = alone
+    # Released V-JEPA 2 files still hold tables the rotary model never reads.
+    nested["encoder"]["module.backbone.pos_embed"] = torch.ones(1, 8, 24)
+    nested["predictor"]["module.backbone.predictor_pos_embed"] = torch.ones(1, 8, 12)
+    torch.save({**nested, "opt": {"state": {0: {"exp_avg": torch.ones(3)}}}, "epoch": 9}, tmp_path / "vitl.pt")
+    report = load_strict(method, read_tensors(tmp_path / "vitl.pt"), keymap=keymap)
+    assert report.counts["loaded"] == len(method.state_dict())
+    assert set(report.keys("dropped")) == {
+        "online.pos_embed",
+        "predictor.predictor_pos_embed",
+        "opt.state.0.exp_avg",
+    }
+    back = keymap.inverse().apply(method.state_dict()).tensors
+    for part in ("encoder", "predictor", target):
+        for key, value in nested[part].items():
+            if "pos_embed" not in key:
+                written = "target_encoder" if part == target else part  # the usual name, whichever was read
+                assert torch.equal(back[f"{written}.{key}"], value), key
+    nested["encoder"].pop("module.backbone.blocks.1.attn.proj.bias")
+    torch.save(nested, tmp_path / "short.pt")
+    with pytest.raises(CheckpointError, match=r"1 missing \(online\.blocks\.1\.attn\.proj\.bias\)"):
+        load_strict(method, read_tensors(tmp_path / "short.pt"), keymap=keymap)
+
+
+@pytest.mark.parametrize("system", ["vjepa", "vjepa2"])
+def test_the_golden_video_checkpoints_round_trip(shared: Path, system: str) -> None:
+    theirs = read_tensors(shared / "golden" / system / "checkpoint.pt")
+    keymap = key_map(f"{system}-official")
+    mapped = keymap.apply(theirs)
+    extras = {key: drop.tensor for key, drop in mapped.dropped.items()}
+    assert len(extras) == (3 if system == "vjepa" else 0)
     assert_same(keymap.inverse().apply(mapped.tensors, extras).tensors, theirs)

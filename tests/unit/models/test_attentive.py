@@ -102,6 +102,17 @@ def test_together_equals_apart_with_gradients(form, depth, complete):
         assert a is None or torch.allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
+def test_probes_with_another_epsilon_are_together_what_they_are_apart():
+    """An imported probe has its encoder's epsilon (Hugging Face), which shows on tokens of small spread."""
+    probe, x = ruffled(AttentiveClassifier(DIM, HEADS, 3)), 1e-3 * tokens()
+    usual = probe(x)
+    for module in probe.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 1e-6
+    assert not torch.allclose(probe(x), usual)
+    assert torch.equal(classify_together([probe], x)[0], probe(x))
+
+
 def test_bare_cross_attention_has_neither_norm_nor_residual():
     pooler = ruffled(AttentivePooler(DIM, HEADS, queries=2, complete_block=False)).double()
     w, x = pooler.state_dict(), tokens().double()

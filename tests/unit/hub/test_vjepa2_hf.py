@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from openjepa.config import load_recipe
 from openjepa.config.schema import (
     ClipConfig,
     DataConfig,
@@ -24,6 +25,7 @@ from openjepa.errors import CheckpointError, OpenJepaError
 from openjepa.hub.keymaps import key_map
 from openjepa.hub.model_directory import load_model, save_model
 from openjepa.hub.vjepa2_hf import MASK_TOKEN, open_vjepa2, save_vjepa2
+from openjepa.hub.vjepa2_hf_config import config_of
 from openjepa.methods import MaskedLatent, build_method
 from openjepa.models.attentive import AttentiveClassifier
 from openjepa.models.transformer import gather_tokens
@@ -233,6 +235,33 @@ def test_their_context_has_seen_everything(tmp_path: Path) -> None:
         trained, _, _ = method.predict(x, group)
     wanted = output.predictor_output.last_hidden_state
     assert float((trained - wanted).abs().max() / wanted.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        ("vjepa2-vitl16-release", {}),
+        ("vjepa2-vith16-release", {"hidden_size": 1280, "num_hidden_layers": 32}),
+        (
+            "vjepa2-vitg16-384-release",
+            {"hidden_size": 1408, "num_hidden_layers": 40, "num_attention_heads": 22, "mlp_ratio": 48 / 11},
+        ),
+    ],
+)
+def test_released_sizes_have_their_names_and_shapes(recipe: str, changes: dict[str, Any]) -> None:
+    """On the meta device: nothing is computed, every name and shape is compared."""
+    with torch.device("meta"):
+        network = transformers.VJEPA2Model(transformers.VJEPA2Config(**changes))
+        method = build_method(load_recipe(recipe))
+    ours = {key: value for key, value in method.state_dict().items() if not key.startswith("target.")}
+    written = key_map("vjepa2-hf").inverse().apply(ours).tensors
+    assert {key: value.shape for key, value in written.items()} == {
+        key: value.shape for key, value in network.state_dict().items()
+    }
+    config = {key: value for key, value in config_of(method).items() if key not in ("crop_size", "frames_per_clip")}
+    assert config.items() >= {key: value for key, value in changes.items() if key != "mlp_ratio"}.items()
+    assert config["mlp_ratio"] == pytest.approx(changes.get("mlp_ratio", 4.0))
+    assert config["pred_num_mask_tokens"] == 10
 
 
 def test_both_maps_write_what_they_read() -> None:

@@ -1,4 +1,4 @@
-"""``openjepa data inspect|verify``: what a folder holds, and whether all of it can be read."""
+"""``openjepa data inspect|verify``: what a folder of images or videos holds, and whether all of it can be read."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ import typer
 if TYPE_CHECKING:  # torch is imported when a command runs, not for --help
     from rich.console import Console
 
+    from openjepa.data.clips import Clips
     from openjepa.data.inspection import Inspection
+    from openjepa.data.video_inspection import VideoSummary
 
 app = typer.Typer(
     help="Look at a folder, list file or built-in before training on it.", add_completion=False, no_args_is_help=True
 )
 
-Data = Annotated[str, typer.Argument(metavar="DATA", help="folder, list file, image, or 'scenes'")]
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="folder, list file, image, video, shards ('x-{00..10}.tar'), or 'scenes'")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+Video = Annotated[
+    bool | None,
+    typer.Option("--video/--images", help="take DATA for videos, or for images; by default what there is more of"),
+]
 Channels = Annotated[int, typer.Option(help="channels wanted, as data.channels", min=1)]
 _SHOWN = 20
 
@@ -43,26 +51,66 @@ def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+def _counts(table: dict[str, int]) -> str:
+    """``name count, …``, the first few."""
+    shown = [f"{name} {count:,}" for name, count in list(table.items())[:_SHOWN]]
+    return ", ".join(shown) + (f", … {len(table) - _SHOWN} more" if len(table) > _SHOWN else "")
+
+
+def _video_rows(videos: VideoSummary, size: int) -> Iterator[tuple[str, str]]:
+    """What to show of videos, as (what, value)."""
+    yield "videos", f"{videos.count:,} ({size / 1e6:,.1f} MB, {videos.hours:,.2f} hours)"
+    for name, table in (
+        ("containers", videos.containers),
+        ("codecs", videos.codecs),
+        ("sizes", videos.sizes),
+        ("frames per second", videos.fps),
+    ):
+        if table:
+            yield name, _counts(table)
+    if videos.variable:
+        yield "variable frame rate", f"{videos.variable:,} of the videos"
+    if videos.seconds:
+        yield "seconds", f"{videos.seconds.min:.3g} to {videos.seconds.max:.3g}, median {videos.seconds.median:.3g}"
+    if videos.frames:
+        uncounted = sum(videos.containers.values()) - videos.counted
+        by_header = f" (of {uncounted:,} long ones by their header)" if uncounted else ""
+        spread = videos.frames
+        yield "frames", f"{spread.min:,.0f} to {spread.max:,.0f}, median {spread.median:,.0f}{by_header}"
+    for note in videos.notes:
+        yield "clips", note
+
+
+def _clip(frames: int | None, fps: float | None, stride: int | None) -> Clips | None:
+    """The clip asked about."""
+    from openjepa.data.clips import Clips
+    from openjepa.errors import ConfigError
+
+    if frames is None:
+        if fps is not None or stride is not None:
+            raise ConfigError("--fps and --stride say how a clip's frames lie: give --frames too")
+        return None
+    return Clips(frames, fps, stride, "start")
+
+
 def _rows(found: Inspection) -> Iterator[tuple[str, str]]:
     """What to show of an inspection, as (what, value)."""
-
-    def counts(table: dict[str, int]) -> str:
-        shown = [f"{name} {count:,}" for name, count in list(table.items())[:_SHOWN]]
-        return ", ".join(shown) + (f", … {len(table) - _SHOWN} more" if len(table) > _SHOWN else "")
-
     yield "data", found.root
     if found.note:
         yield "note", found.note
-    yield "images", f"{found.images:,} ({found.bytes / 1e6:,.1f} MB)"
+    if found.videos is not None:
+        yield from _video_rows(found.videos, found.bytes)
+    else:
+        yield "images", f"{found.images:,} ({found.bytes / 1e6:,.1f} MB)"
     for name, spread in (("width", found.width), ("height", found.height)):
         if spread:
             yield name, f"{spread.min} to {spread.max}, median {spread.median}"
     for name, table in (("formats", found.formats), ("modes", found.modes), ("channels", found.channels)):
         if table:
-            yield name, counts(table)
-    yield "classes", "none" if found.classes is None else f"{len(found.classes)}: {counts(found.classes)}"
+            yield name, _counts(table)
+    yield "classes", "none" if found.classes is None else f"{len(found.classes)}: {_counts(found.classes)}"
     if found.ignored:
-        yield "other files", counts(found.ignored)
+        yield "other files", _counts(found.ignored)
     if found.duplicates:
         extra = sum(len(g) - 1 for g in found.duplicates)
         yield "duplicates", f"{extra:,} files repeat another byte for byte, as {' = '.join(found.duplicates[0][:2])}"
@@ -82,15 +130,26 @@ def _show_bad(console: Console, bad: dict[str, str], what: str) -> None:
 
 
 @app.command("inspect")
-def inspect_command(data: Data, as_json: AsJson = False, channels: Channels = 3) -> None:
-    """Count images, sizes, formats, classes, duplicates and unreadable files, from file headers (fast)."""
+def inspect_command(
+    data: Data,
+    as_json: AsJson = False,
+    channels: Channels = 3,
+    video: Video = None,
+    frames: Annotated[
+        int | None, typer.Option(help="also say how clips of so many frames fit the videos", min=1)
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="frames per second of such a clip", min=0.001)] = None,
+    stride: Annotated[int | None, typer.Option(help="or every n-th frame of the file", min=1)] = None,
+) -> None:
+    """Count images or videos, sizes, formats, classes, duplicates and unreadable files, from file headers (fast)."""
     from rich.table import Table
     from rich.text import Text
 
     from openjepa.data.inspection import inspect
 
     with _progress("reading headers") as on_progress:
-        found = inspect(data, channels=channels, on_progress=on_progress)
+        clip = _clip(frames, fps, stride)
+        found = inspect(data, channels=channels, video=video, clip=clip, on_progress=on_progress)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
@@ -117,13 +176,14 @@ def verify_command(
         Path | None, typer.Option("--list", metavar="FILE", help="write 'path<TAB>reason' of bad files")
     ] = None,
     channels: Channels = 3,
+    video: Video = None,
 ) -> None:
-    """Decode every image, as training will. Exit code 1 when one cannot be read."""
+    """Decode every image, or every frame of every video. Exit code 1 when one cannot be read."""
     from openjepa.data.inspection import verify
     from openjepa.errors import DataError
 
     with _progress("decoding") as on_progress:
-        result = verify(data, on_progress, channels=channels)
+        result = verify(data, on_progress, channels=channels, video=video)
     if bad_list is not None:
         try:
             bad_list.write_text("".join(f"{name}\t{reason}\n" for name, reason in result.bad.items()), encoding="utf-8")
@@ -136,7 +196,8 @@ def verify_command(
         _show_bad(console, result.unreadable, "unreadable folder")
         _show_bad(console, result.bad, "bad")
         total = result.ok + len(result.bad)
-        rate = total / max(result.seconds, 1e-9)
-        console.print(f"{result.ok:,} of {total:,} images are readable, {len(result.bad):,} bad ({rate:,.0f} images/s)")
+        rate = (result.frames or total) / max(result.seconds, 1e-9)
+        what = f"{result.frames:,} frames, {rate:,.0f} frames/s" if result.kind == "video" else f"{rate:,.0f} images/s"
+        console.print(f"{result.ok:,} of {total:,} {result.kind}s are readable, {len(result.bad):,} bad ({what})")
     if result.bad or result.unreadable:
         raise typer.Exit(1)

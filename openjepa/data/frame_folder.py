@@ -140,6 +140,12 @@ class FrameFolder:
         out = torch.stack(frames)
         return out[torch.from_numpy(rows)] if len(rows) > len(unique) or not (rows[1:] > rows[:-1]).all() else out
 
+    def decode_all(self) -> int:
+        """Read every frame; returns how many there are. Raises UnreadableVideoError at the first bad one."""
+        for time in self.timeline.times if self.timeline.times is not None else ():
+            self.at(np.array([time]))
+        return len(self.files)
+
     def _read(self, number: int) -> Tensor:
         """One frame."""
         self.decoded += 1

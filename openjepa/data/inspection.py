@@ -1,4 +1,4 @@
-"""What a user's data is like, from file headers (``inspect``), and whether all of it can be decoded (``verify``)."""
+"""What a user's images or videos are like, from file headers (``inspect``), and whether all can be decoded (``verify``)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from PIL import Image
 
 from openjepa.data.arrays import channels_last
 from openjepa.data.channels import UnreadableImageError
+from openjepa.data.clips import Clips, UnreadableVideoError
 from openjepa.data.readers import pillow_formats
 from openjepa.data.sources import FileSource, Source, open_source
+from openjepa.data.video_inspection import VideoInfo, VideoSummary, holds_videos, summarise, video_info
+from openjepa.data.video_source import VideoSource
 from openjepa.data.workers import available_cores
 from openjepa.errors import DataError
 
@@ -64,8 +67,8 @@ class Inspection:
     images: files taken for images. bytes: their size. formats, modes, channels: counts by content. classes: images per
     class, None when unlabelled. bad: path → reason of files whose header is unreadable. mismatched: path → true format
     of misnamed files (they are read all the same). duplicates: groups of byte-identical files. ignored: other files by
-    suffix.
-    unreadable: folders that could not be listed.
+    suffix. unreadable: folders that could not be listed. videos: what they are like when the data is videos; ``images`` is
+    then 0, and ``bytes``, ``classes``, ``bad`` and ``duplicates`` are of the videos.
     """
 
     data: str
@@ -84,6 +87,7 @@ class Inspection:
     duplicates: list[list[str]] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    videos: VideoSummary | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""
@@ -92,14 +96,16 @@ class Inspection:
 
 @dataclass
 class Verification:
-    """Result of decoding everything. ok: readable images; bad: path → reason; unreadable: folders that could not be
-    listed.
+    """Result of decoding everything. ok: readable images, or videos (``kind``); bad: path → reason; unreadable: folders that
+    could not be listed. frames: decoded of videos.
     """
 
     ok: int
     bad: dict[str, str]
     seconds: float
     unreadable: dict[str, str] = field(default_factory=dict)
+    kind: Literal["image", "video"] = "image"
+    frames: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, strings and numbers."""
@@ -178,7 +184,7 @@ def _pool_map(work: Callable[[int], Any], count: int) -> Iterator[tuple[int, Any
             yield from zip(part, pool.map(work, part), strict=True)
 
 
-def _duplicates(source: FileSource, sizes: dict[int, int]) -> list[list[str]]:
+def _duplicates(source: FileSource | VideoSource, sizes: dict[int, int]) -> list[list[str]]:
     """Groups of byte-identical files; only files of equal size are read."""
     by_size: dict[int, list[int]] = defaultdict(list)
     for index, size in sizes.items():
@@ -246,17 +252,23 @@ def inspect(
     channels: int = 3,
     split: Literal["train", "val"] | None = None,
     duplicates: bool = True,
+    video: bool | None = None,
+    clip: Clips | None = None,
     on_progress: Progress | None = None,
 ) -> Inspection:
-    """Look at a folder, list file or built-in without decoding pixels.
+    """Look at a folder, list file, shards or built-in without decoding pixels.
 
     Args:
         channels: decides which axis of a ``.npy`` file is channels. duplicates: also look for byte-identical files.
+        video: take the data for videos, or for images; by default what there is more of. clip: also say how such clips
+            fit the videos.
         on_progress: called with (done, total).
 
     Raises:
         DataError: nothing there to look at.
     """
+    if clip is not None or (holds_videos(data) if video is None else video):
+        return _inspect_videos(data, clip, split, duplicates, on_progress)
     source = open_source(data, channels=channels, split=split)
     root = str(source.root) if isinstance(source, FileSource) else source.name
     out = Inspection(os.fspath(data), root, getattr(source, "note", ""), len(source), classes=_class_counts(source))
@@ -272,36 +284,92 @@ def inspect(
     return out
 
 
+def _inspect_videos(
+    data: str | os.PathLike[str],
+    clip: Clips | None,
+    split: Literal["train", "val"] | None,
+    duplicates: bool,
+    on_progress: Progress | None,
+) -> Inspection:
+    """:func:`inspect` of videos: their headers and packets are read."""
+    source = open_source(data, split=split, clip=clip or Clips(1, where="start"))
+    root = str(source.root) if isinstance(source, VideoSource) else source.name
+    out = Inspection(os.fspath(data), root, getattr(source, "note", ""), classes=_class_counts(source))
+    if not isinstance(source, VideoSource):
+        height, width = source.read(0).shape[-2:]
+        out.videos = VideoSummary(len(source), sizes={f"{width}x{height}": len(source)})
+        return out
+    out.ignored, out.unreadable = source.ignored, source.unreadable
+    infos: list[VideoInfo] = []
+
+    def look(index: int) -> VideoInfo | str:
+        try:
+            return video_info(source, index)
+        except UnreadableVideoError as error:
+            return error.reason
+
+    for index, info in _pool_map(look, len(source)):
+        if isinstance(info, str):
+            out.bad[source.item_id(index)] = info
+        else:
+            infos.append(info)
+        if on_progress:
+            on_progress(index + 1, len(source))
+    sizes = {index: size for index in range(len(source)) if (size := _bytes_of(source, index)) is not None}
+    out.bytes = sum(sizes.values())
+    if duplicates and source.members is None:
+        out.duplicates = _duplicates(source, {index: size for index, size in sizes.items() if size})
+    out.videos = summarise(infos, len(source), clip)
+    return out
+
+
+def _bytes_of(source: VideoSource, index: int) -> int | None:
+    """Bytes of a video file or shard member; None of folders and of what is not there."""
+    span = source.span(index)
+    path = source.path(index)
+    return span[1] - span[0] if span else path.stat().st_size if path.is_file() else None
+
+
 def verify(
     data: str | os.PathLike[str],
     on_progress: Progress | None = None,
     *,
     channels: int = 3,
     split: Literal["train", "val"] | None = None,
+    video: bool | None = None,
 ) -> Verification:
-    """Decode every image, as training will.
+    """Decode every image, as training will, or every frame of every video.
 
     Args:
-        on_progress: called with (done, total).
+        on_progress: called with (done, total). video: take the data for videos, or for images; by default what there is
+            more of.
 
     Raises:
         DataError: nothing there to verify.
     """
-    source = open_source(data, channels=channels, split=split)
+    clips = holds_videos(data) if video is None else video
+    source = open_source(data, channels=channels, split=split, clip=Clips(1, where="start") if clips else None)
     started = time.monotonic()
     bad: dict[str, str] = {}
+    frames = 0
 
-    def decode(index: int) -> str | None:
+    def decode(index: int) -> str | int:
         try:
-            source.read(index)
+            if isinstance(source, VideoSource):
+                with source.video(index) as opened:
+                    return opened.decode_all()
+            return len(source.read(index))
         except DataError as error:
             return str(getattr(error, "reason", error))
-        return None
 
-    for index, reason in _pool_map(decode, len(source)):
-        if reason is not None:
-            bad[source.item_id(index)] = reason
+    for index, found in _pool_map(decode, len(source)):
+        if isinstance(found, str):
+            bad[source.item_id(index)] = found
+        else:
+            frames += found
         if on_progress:
             on_progress(index + 1, len(source))
     unreadable = getattr(source, "unreadable", {})
-    return Verification(len(source) - len(bad), bad, time.monotonic() - started, unreadable)
+    kind: Literal["image", "video"] = "video" if clips else "image"
+    ok = len(source) - len(bad)
+    return Verification(ok, bad, time.monotonic() - started, unreadable, kind, frames if clips else 0)

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openjepa.data.clips import Timeline, Times, UnreadableVideoError
-from openjepa.data.video_index import Clock, FrameTable, clock_of, frame_rate, header_timeline, read_table
+from openjepa.data.video_index import (
+    Clock,
+    FrameTable,
+    clock_of,
+    damage,
+    frame_rate,
+    header_timeline,
+    open_reason,
+    read_table,
+)
 from openjepa.errors import require
 
 #: Files (bytes) up to this size have all their packets read once, so that every frame is known by its time; beyond it
@@ -112,7 +121,7 @@ class VideoFile:
         try:
             self._container = self._av.open(url, metadata_errors="ignore", options=options)
         except self._av.FFmpegError as error:
-            raise UnreadableVideoError(self.name, _open_reason(error)) from error
+            raise UnreadableVideoError(self.name, open_reason(error)) from error
         streams = [s for s in self._container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
         reason = ""
         if not streams:
@@ -134,7 +143,7 @@ class VideoFile:
             try:
                 table = read_table(self._container, self._stream)
             except self._av.FFmpegError as error:
-                raise UnreadableVideoError(self.name, _damage(error)) from error
+                raise UnreadableVideoError(self.name, damage(error)) from error
             if table is None:
                 raise UnreadableVideoError(self.name, "holds no frames")
             self._fresh = False
@@ -224,6 +233,23 @@ class VideoFile:
         if len(rows) > len(unique) or not (rows[1:] > rows[:-1]).all():
             out = out[rows]
         return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+    def decode_all(self) -> int:
+        """Decode the whole file; returns how many frames it has.
+
+        Raises:
+            UnreadableVideoError: some of it is damaged.
+        """
+        self._run = None
+        self._rewind()
+        count = 0
+        for tick, frame in self._decode(self.clock):
+            count += 1
+            if frame.is_corrupt:
+                raise UnreadableVideoError(self.name, f"is damaged at {(tick - self._start) * self._base:.2f} s")
+        if not count:
+            raise UnreadableVideoError(self.name, "holds no frames that can be decoded")
+        return count
 
     def _ticks(self, times: Times) -> NDArray[np.int64]:
         """Times as ticks of the clock; with a table, those of the frames shown."""
@@ -323,7 +349,7 @@ class VideoFile:
             except self._av.FFmpegError as error:
                 if forgiving:
                     continue
-                raise UnreadableVideoError(self.name, _damage(error)) from error
+                raise UnreadableVideoError(self.name, damage(error)) from error
             if packet is None:
                 return
             for frame in frames:
@@ -372,18 +398,3 @@ def _smaller(height: int, width: int, at_least: int | None) -> tuple[int, int]:
     while at_least and min(height, width) // (factor * 2) >= at_least:
         factor *= 2
     return height // factor, width // factor
-
-
-def _damage(error: Exception) -> str:
-    """One line about an error of the decoder."""
-    return f"is damaged: {str(getattr(error, 'strerror', None) or error).lower()}"
-
-
-def _open_reason(error: Exception) -> str:
-    """One line about a file that cannot be opened."""
-    if isinstance(error, FileNotFoundError | IsADirectoryError):
-        return str(error.strerror or error).lower()
-    text = str(getattr(error, "strerror", None) or error).lower()
-    if "invalid data" in text:
-        return "is not a video of a known format, or was cut short"
-    return f"cannot be opened: {text}"

@@ -102,3 +102,18 @@ def header_timeline(container: Any, stream: Any) -> Timeline | None:
     duration = stream.duration * base if stream.duration else (container.duration or 0) / 1e6
     fps = frame_rate(stream)
     return Timeline(duration, fps, None, min(base, 0.25 / fps)) if duration > 0 else None
+
+
+def damage(error: Exception) -> str:
+    """One line about an error of the decoder."""
+    return f"is damaged: {str(getattr(error, 'strerror', None) or error).lower()}"
+
+
+def open_reason(error: Exception) -> str:
+    """One line about a file that cannot be opened."""
+    if isinstance(error, FileNotFoundError | IsADirectoryError):
+        return str(error.strerror or error).lower()
+    text = str(getattr(error, "strerror", None) or error).lower()
+    if "invalid data" in text:
+        return "is not a video of a known format, or was cut short"
+    return f"cannot be opened: {text}"

@@ -132,7 +132,7 @@ class VideoSource:
                 return FrameFolder(path, channels=self.channels, at_least=self.at_least, fps=fps, name=name)
             video = VideoFile(
                 path,
-                span=self._span(index),
+                span=self.span(index),
                 channels=self.channels,
                 at_least=self.at_least,
                 table=self._tables.get(index),
@@ -146,8 +146,8 @@ class VideoSource:
             self._tables.put(index, video.table)
         return video
 
-    def _span(self, index: int) -> tuple[int, int] | None:
-        """First byte and end of a shard member."""
+    def span(self, index: int) -> tuple[int, int] | None:
+        """First byte and end of a shard member, None of files."""
         if self.members is None:
             return None
         _, start, end = self.members.places[index].tolist()
@@ -213,7 +213,7 @@ class VideoSource:
             if path not in states:
                 states = {} if self.members is None else states  # shards are few, files many
                 states[path] = _state(path)
-            place = self._span(index) or ""
+            place = self.span(index) or ""
             line = f" {states[path]} {place} {self.label(index)}\n"
             digest.update(os.fsencode(self.root / self.paths[index]) + line.encode())
         return digest.hexdigest()

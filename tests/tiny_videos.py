@@ -1,11 +1,9 @@
-"""A video run so small that a step takes milliseconds, on videos in memory and in files: what the tests of clips share."""
+"""A video run so small that a step takes milliseconds, on videos in memory: what the tests of clips share."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fake_videos import FakeVideos
 from tiny_runs import Generated
 
@@ -41,19 +39,3 @@ def three_sources() -> tuple[Source, Source, Source]:
     """For :data:`STREAMS`: videos, the same videos, images."""
     videos = FakeVideos(24)
     return videos, videos, Generated()
-
-
-def write_video(path: Path, frames: np.ndarray, fps: int = 8) -> Path:
-    """``(T, H, W, 3)`` uint8 frames as an mp4."""
-    import av
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=fps)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.bit_rate = 2_000_000
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path

@@ -164,7 +164,7 @@ def similarity(
 def attention(
     data: _Data,
     model: _Model,
-    out: _Out = Path("attention.png"),
+    out: _Film = None,
     part: Annotated[str, typer.Option(help="encoder, or predictor (from hidden patches to visible ones)")] = "encoder",
     layer: Annotated[int, typer.Option(help="block, from 0; -1: the last")] = -1,
     head: Annotated[str, typer.Option(help="mean, all, or a number from 0")] = "mean",
@@ -174,7 +174,10 @@ def attention(
     rollout: Annotated[
         bool, typer.Option("--rollout", help="follow attention through all blocks up to --layer")
     ] = False,
-    count: Annotated[int, typer.Option(min=1, max=64, help="images, spread over the data")] = 6,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="images (6) or clips (2), spread over the data", show_default=False),
+    ] = None,
     device: _Device = "cpu",
 ) -> None:
     """Draw where attention goes: over the image, or from a hidden patch to what is visible."""
@@ -218,11 +221,14 @@ def decode(
 def reconstructions(
     data: _Data,
     model: _Model,
-    out: _Out = Path("reconstructions.png"),
-    count: Annotated[int, typer.Option(min=1, max=64, help="images, spread over the data")] = 8,
+    out: _Film = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="images (8) or clips (2), spread over the data", show_default=False),
+    ] = None,
     device: _Device = "cpu",
 ) -> None:
-    """Draw what a masked-pixel model (MAE) makes of hidden patches."""
+    """Draw what a masked-pixel model (MAE, VideoMAE) makes of hidden patches."""
     from openjepa.visualize.inside_files import write_reconstructions
 
     _done(write_reconstructions(model, data, out, count=count, device=device))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
-from openjepa.errors import ConfigError, nearest, require
+from openjepa.errors import ConfigError, require
 from openjepa.visualize import canvas
 from openjepa.visualize.canvas import Image
 
@@ -99,8 +99,10 @@ def film_path(out: str | Path) -> Path:
     """
     path = Path(out)
     if path.suffix.lower() not in SUFFIXES:
-        hint = nearest(path.suffix, SUFFIXES)
-        raise ConfigError(f"moving pictures are written as .gif, .mp4 or .png, not '{path.suffix}': '{path}'{hint}")
+        better = path.with_suffix(".png")
+        raise ConfigError(
+            f"pictures are written as .png, moving ones also as .gif or .mp4: '{path}' should be '{better}'"
+        )
     if path.suffix.lower() == ".mp4":
         require("av", "video")
     return path

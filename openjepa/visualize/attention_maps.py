@@ -1,10 +1,11 @@
 """Where attention goes, as maps on the patch grid: of the encoder over the whole image, of the predictor over what it sees.
 
-Numbers are shares of one query's attention: all its keys together get 1. Maps of one sheet share one colour scale.
+Of clips the grid is ``(t, h, w)``, a map for each tubelet, and "image" below means clip. Numbers are shares of one query's attention: all its keys together get 1. Maps of one sheet share one colour scale.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from openjepa.errors import ConfigError
 from openjepa.types import Encoder, Ids, MaskGroup, Tokens
 from openjepa.visualize.attention import Rollout, attentions, layer_index, watch
+from openjepa.visualize.latent import token_id
+from openjepa.visualize.maps import token_grid
 
 CHUNK = 4  # images at a time: weights of a layer are (images, heads, tokens, tokens)
 Floats = npt.NDArray[np.float32]
@@ -25,15 +28,15 @@ Floats = npt.NDArray[np.float32]
 class AttentionMaps:
     """Maps of M images, T of each (heads or their mean).
 
-    values: ``(M, T, h, w)`` share of attention that goes to each patch, NaN at patches that are not there to be seen.
-    names: what each of the T is. queries: row and column of the asking patch of each image, or None for the mean over
-    all patches. elsewhere: ``(M, T)`` share that goes to other tokens (class, register or mask tokens). seen:
+    values: ``(M, T, h, w)`` (of clips ``(M, T, t, h, w)``) share of attention that goes to each patch, NaN at patches
+    that are not there to be seen. names: what each of the T is. queries: row and column of the asking patch of each image
+    (of clips tubelet, row and column), or None for the mean over all patches. elsewhere: ``(M, T)`` share that goes to other tokens (class, register or mask tokens). seen:
     ``(M, h, w)`` which patches could be seen. note: in one sentence what is drawn.
     """
 
     values: Floats
     names: tuple[str, ...]
-    queries: tuple[tuple[int, int], ...] | None
+    queries: tuple[tuple[int, ...], ...] | None
     elsewhere: Floats
     seen: npt.NDArray[np.bool_]
     note: str
@@ -41,7 +44,7 @@ class AttentionMaps:
     @property
     def even(self) -> float:
         """The share each visible patch would get if attention were spread evenly over them (mean over images)."""
-        return float(1 / self.seen.sum((1, 2)).mean())
+        return float(1 / self.seen.reshape(len(self.seen), -1).sum(1).mean())
 
 
 def encoder_attention(
@@ -53,18 +56,18 @@ def encoder_attention(
     patch: tuple[int, int] | None = None,
     rollout: bool = False,
 ) -> AttentionMaps:
-    """Attention of one block of an encoder over normalised ``images (M, C, H, W)``.
+    """Attention of one block of an encoder over normalised ``images (M, C, H, W)``, or clips ``(M, C, T, H, W)``.
 
     Args:
         layer: block, negative from the end. head: ``mean``, ``all`` or a number. patch: row and column of the patch
-            that asks; None for the mean over all patches, then a map says how much each is looked at. rollout: follow
+            that asks (in a clip that of the middle tubelet); None for the mean over all patches, then a map says how much each is looked at. rollout: follow
             attention through all blocks up to ``layer`` (then heads are averaged).
 
     Raises:
         ConfigError: no such layer, head or patch, or an encoder whose attention cannot be shown.
     """
     network = _module(encoder)
-    grid = images.shape[-2] // encoder.patch_size[0], images.shape[-1] // encoder.patch_size[1]
+    grid = token_grid(encoder, images)
     if patch is not None:
         patch = inside(patch, grid)
     if rollout and head != "mean":
@@ -73,8 +76,9 @@ def encoder_attention(
         )
     number = layer_index(layer, len(attentions(network)))
     rows = []
-    for start in range(0, len(images), CHUNK):
-        weights = _encoder_weights(encoder, network, images[start : start + CHUNK], number, rollout)
+    chunk = CHUNK if images.ndim == 4 else 1
+    for start in range(0, len(images), chunk):
+        weights = _encoder_weights(encoder, network, images[start : start + chunk], number, rollout)
         rows.append(_over_patches(weights, grid, patch))
     maps, elsewhere = (torch.cat(parts) for parts in zip(*rows, strict=True))  # (M, heads, h, w), (M, heads)
     maps, elsewhere, names = _heads(maps, elsewhere, head)
@@ -90,8 +94,9 @@ def encoder_attention(
         if rollout
         else f"Attention of encoder block {number}"
     )
+    asking = None if patch is None else (place(token_id(patch, grid), grid),) * len(images)
     return AttentionMaps(
-        maps.numpy(), names, None if patch is None else (patch,) * len(images), elsewhere.numpy(),
+        maps.numpy(), names, asking, elsewhere.numpy(),
         np.ones((len(images), *grid), dtype=np.bool_), f"{how}, {where}.",
     )  # fmt: skip
 
@@ -112,13 +117,13 @@ def predictor_attention(
     Args:
         encoder: makes the context from the visible patches. predictor: one that asks mask tokens (narrow or pixel).
         prefix: the predictor also reads the encoder's class token (MAE's decoder does).
-        images: ``(M, C, H, W)`` normalised. group: masks of these images; context 0 and the targets paired with it.
+        images: ``(M, C, H, W)``, or clips, normalised. group: masks of these images; context 0 and the targets paired with it.
         patch: the hidden patch that asks; None takes, in each image, the one nearest to the middle of its target.
 
     Raises:
         ConfigError: no such layer, head or patch, a patch that is not hidden, or a predictor without attention.
     """
-    grid = group.grid[0], group.grid[1]
+    grid = group.grid
     number = layer_index(layer, len(attentions(predictor)))
     query, places = hidden_queries(group, len(images), patch)
     context = group.contexts[0]
@@ -126,16 +131,17 @@ def predictor_attention(
         options = {"prefix": True} if prefix else {}
         visible = Tokens(encoder.forward_features(images, keep=context, **options), group.grid, context)
     found: list[Tensor] = []
-    watch(predictor, lambda: predictor.predict(visible, query), lambda _, w: found.append(w), [number])
+    asked_with = {"mask_tokens": group.mask_tokens[:1]} if group.mask_tokens else {}
+    watch(predictor, lambda: predictor.predict(visible, query, **asked_with), lambda _, w: found.append(w), [number])
     (weights,) = found  # (M, heads, Q, keys)
     asked, seen = query.index.shape[1], context.index.shape[1]
     before = weights.shape[-1] - asked - seen  # class tokens stand first
     rows = weights[:, :, -asked:]
     chosen = rows[torch.arange(len(images)), :, torch.tensor([column for column, _ in places])]  # (M, heads, keys)
     maps, cells = _in_place(chosen[..., before : before + seen], context, grid)
-    elsewhere = 1 - maps.nansum((-2, -1))
+    elsewhere = 1 - maps.flatten(2).nansum(-1)
     maps, elsewhere, names = _heads(maps, elsewhere, head)
-    cell = [divmod(token, grid[1]) for _, token in places]
+    cell = [place(token, grid) for _, token in places]
     share = float(1 - elsewhere.mean())
     note = (
         f"Attention of predictor block {number} from the mask token of the framed hidden patch to the visible patches "
@@ -152,8 +158,8 @@ def hidden_queries(group: MaskGroup, count: int, patch: tuple[int, int] | None) 
     Raises:
         ConfigError: ``patch`` lies outside the grid or is not hidden in an image.
     """
-    grid = group.grid[0], group.grid[1]
-    token = None if patch is None else (lambda p: p[0] * grid[1] + p[1])(inside(patch, grid))
+    grid = group.grid
+    token = None if patch is None else token_id(inside(patch, grid), grid)
     targets = [group.targets[j] for i, j in group.pairs if i == 0]
     picked: list[Ids] = []
     places: list[tuple[int, int]] = []
@@ -166,7 +172,7 @@ def hidden_queries(group: MaskGroup, count: int, patch: tuple[int, int] | None) 
             raise ConfigError(
                 f"patch {patch} is not hidden in image {row}, so no mask token asks there: choose another"
             )
-        want = token if token is not None else _middle(index, grid[1])
+        want = token if token is not None else _middle(index, grid)
         places.append((int((index == want).nonzero()[0]), want))
         picked.append(Ids(index[None]))
     longest = max(ids.index.shape[1] for ids in picked)
@@ -177,23 +183,29 @@ def hidden_queries(group: MaskGroup, count: int, patch: tuple[int, int] | None) 
     return Ids(index, valid), places
 
 
-def inside(patch: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
-    """``patch`` with row and column counted from 0 (negative ones from the end).
+def place(token: int, grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Row and column of a token in a grid ``(h, w)``; tubelet, row and column in ``(t, h, w)``."""
+    return tuple(int(axis) for axis in np.unravel_index(token, grid))
+
+
+def inside(patch: tuple[int, int], grid: tuple[int, ...]) -> tuple[int, int]:
+    """``patch`` in a grid ``(h, w)`` or ``(t, h, w)`` with row and column counted from 0 (negative ones from the end).
 
     Raises:
         ConfigError: it lies outside the grid.
     """
-    if not (-grid[0] <= patch[0] < grid[0] and -grid[1] <= patch[1] < grid[1]):
+    rows, columns = grid[-2:]
+    if not (-rows <= patch[0] < rows and -columns <= patch[1] < columns):
         raise ConfigError(
-            f"patch {patch[0]},{patch[1]} lies outside the grid of {grid[0]} rows and {grid[1]} columns: "
-            f"use 0,0 to {grid[0] - 1},{grid[1] - 1}"
+            f"patch {patch[0]},{patch[1]} lies outside the grid of {rows} rows and {columns} columns: "
+            f"use 0,0 to {rows - 1},{columns - 1}"
         )
-    return patch[0] % grid[0], patch[1] % grid[1]
+    return patch[0] % rows, patch[1] % columns
 
 
-def _middle(index: Tensor, width: int) -> int:
+def _middle(index: Tensor, grid: tuple[int, ...]) -> int:
     """The id nearest to the middle of the ids."""
-    places = torch.stack([index // width, index % width], dim=1).float()
+    places = torch.stack(torch.unravel_index(index, grid), dim=1).float()
     return int(index[(places - places.mean(0)).square().sum(1).argmin()])
 
 
@@ -209,19 +221,19 @@ def _encoder_weights(encoder: Any, network: nn.Module, images: Tensor, number: i
     return found[0]
 
 
-def _over_patches(weights: Tensor, grid: tuple[int, int], patch: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+def _over_patches(weights: Tensor, grid: tuple[int, ...], patch: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
     """Maps ``(B, heads, h, w)`` and the share that goes to other tokens ``(B, heads)``; patches are the last tokens."""
-    cells = grid[0] * grid[1]
+    cells = math.prod(grid)
     extra = weights.shape[-1] - cells
     if extra < 0:
         raise ConfigError(f"the encoder attends over {weights.shape[-1]} tokens for a grid of {cells} patches")
-    rows = weights[:, :, extra:].mean(2) if patch is None else weights[:, :, extra + patch[0] * grid[1] + patch[1]]
+    rows = weights[:, :, extra:].mean(2) if patch is None else weights[:, :, extra + token_id(patch, grid)]
     return rows[..., extra:].reshape(*rows.shape[:2], *grid).cpu(), rows[..., :extra].sum(-1).cpu()
 
 
-def _in_place(rows: Tensor, context: Ids, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _in_place(rows: Tensor, context: Ids, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Shares of visible tokens ``(M, heads, K)`` at their places ``(M, heads, h, w)``, NaN elsewhere; and who is seen."""
-    maps = torch.full((*rows.shape[:2], grid[0] * grid[1]), float("nan"))
+    maps = torch.full((*rows.shape[:2], math.prod(grid)), float("nan"))
     for row, index in enumerate(context.index):
         good = slice(None) if context.valid is None else context.valid[row]
         maps[row][:, index[good]] = rows[row][:, good].cpu()

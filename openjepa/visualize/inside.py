@@ -25,8 +25,13 @@ MEAN_ONLY = (
 )
 
 
-def attention_tiles(images: Tensor, found: AttentionMaps, patch: tuple[int, int], top: float) -> list[list[Image]]:
-    """For each of ``images (M, C, H, W)`` its tile and a map for each head shown; ``top`` is drawn brightest."""
+def attention_tiles(
+    images: Tensor, found: AttentionMaps, patch: tuple[int, int], top: float, masked: bool = False
+) -> list[list[Image]]:
+    """For each of ``images (M, C, H, W)`` its tile and a map for each head shown; ``top`` is drawn brightest.
+
+    Where patches are hidden (or anyway when ``masked``), a tile of what is visible stands between them.
+    """
     height, width = images.shape[-2:]
     factor = canvas.scale_for(height, width)
     rows = []
@@ -37,14 +42,14 @@ def attention_tiles(images: Tensor, found: AttentionMaps, patch: tuple[int, int]
             unseen = np.isnan(values)[..., None]
             cells = np.where(unseen, np.asarray(UNSEEN), canvas.shades(np.nan_to_num(values) / top))
             tiles.append(maps.map_tile(cells.astype(np.uint8), patch, height, width))
-        if found.queries is not None:
+        if found.queries is not None and found.queries[k]:
             mark = np.zeros(found.seen.shape[1:], dtype=bool)
             mark[found.queries[k]] = True
             where = canvas.enlarge(canvas.spread(mark, patch, height, width), factor)
             tiles = [
                 canvas.outline(canvas.outline(t, where, canvas.PAPER, 4), where, canvas.VERMILION, 2) for t in tiles
             ]
-        rows.append([image, *tiles] if hidden.any() else tiles)
+        rows.append([image, *tiles] if masked or hidden.any() else tiles)
     return rows
 
 

@@ -10,30 +10,32 @@ import torch
 from torch import nn
 
 from openjepa.config.schema import Recipe
-from openjepa.data import open_source
 from openjepa.errors import ConfigError, nearest
 from openjepa.hub.model_directory import load_model
-from openjepa.visualize import attention_maps, canvas, gallery, inside, latent, reconstruction, samples
+from openjepa.visualize import attention_maps, canvas, gallery, inside, inside_film, latent, reconstruction, samples
+from openjepa.visualize.animation import film_path
 from openjepa.visualize.attention_maps import AttentionMaps
 from openjepa.visualize.decoded import Instrument, Subject, instrument, plane
 from openjepa.visualize.opened import open_any
 from openjepa.visualize.output import png_path, write_bytes
+from openjepa.visualize.video_files import write_film
 
 Part = Literal["encoder", "predictor"]
+IMAGES, ROWS, CLIPS = 6, 8, 2  # drawn when nothing else is asked for: attention, reconstructions, either of clips
 ATTENDING = ("narrow", "pixel")  # kinds of predictor whose mask tokens attend to a context
 
 
 def write_attention(
     model: str | Path,
     data: str,
-    out: str | Path = "attention.png",
+    out: str | Path | None = None,
     *,
     part: str = "encoder",
     layer: int = -1,
     head: str = "mean",
     patch: tuple[int, int] | None = None,
     rollout: bool = False,
-    count: int = 6,
+    count: int | None = None,
     device: str = "cpu",
 ) -> Path:
     """Attention maps of the encoder over whole images, or of the predictor from hidden patches to visible ones.
@@ -41,17 +43,20 @@ def write_attention(
     Args:
         model: run, checkpoint or model directory, ``timm:NAME``. data: any folder, list, image or built-in. part: ``encoder`` or
             ``predictor``. layer, head, patch, rollout: see :func:`openjepa.visualize.attention_maps.encoder_attention`.
-        count: images, spread over the data.
+        out: a PNG, by default ``attention.png``; of video models also ``.gif`` and ``.mp4``, by default
+            ``attention.gif``, with a map for each tubelet. count: images (6) or clips (2), spread over the data.
 
     Raises:
         CheckpointError, ConfigError, DataError: no such model, part, layer, head or patch, or no readable image.
     """
-    path = png_path(out)
+    if out is not None:
+        film_path(out)  # a name that is neither picture nor film is refused before the model is read
     if part not in ("encoder", "predictor"):
         hint = nearest(part, ("encoder", "predictor"))
         raise ConfigError(f"--part {part} is neither encoder nor predictor{hint}")
     opened = open_any(model)
-    chosen = opened.gather(data, count)
+    path = film_path(out or "attention.gif") if opened.video else png_path(out or "attention.png")
+    chosen = opened.gather(data, count or (CLIPS if opened.video else IMAGES))
     images = opened.normalise(chosen.images)
     if part == "predictor":
         if rollout:
@@ -68,6 +73,12 @@ def write_attention(
     title = (
         f"Attention of the {part}, {', '.join(found.names) if len(found.names) < 3 else 'all heads'} · {opened.name}"
     )
+    if opened.video:
+        film = inside_film.attention_film(
+            chosen.images, found, opened.encoder.patch_size, opened.tubelet, title=title, seconds=opened.seconds(data),
+            captions=chosen.names,
+        )  # fmt: skip
+        return write_film(path, film)
     sheet = inside.attention_sheet(chosen.images, found, opened.encoder.patch_size, title)
     return write_bytes(path, canvas.png(sheet))
 
@@ -147,20 +158,34 @@ def write_decode(
 
 
 def write_reconstructions(
-    model: str | Path, data: str, out: str | Path = "reconstructions.png", *, count: int = 8, device: str = "cpu"
+    model: str | Path,
+    data: str,
+    out: str | Path | None = None,
+    *,
+    count: int | None = None,
+    device: str = "cpu",
 ) -> Path:
-    """What a masked-pixel model (MAE) makes of hidden patches: ``count`` images of ``data``, a row each.
+    """What a masked-pixel model (MAE, VideoMAE) makes of hidden patches: ``count`` images or clips of ``data``, a row each.
+
+    Args:
+        out: a PNG, by default ``reconstructions.png``; of VideoMAE also ``.gif`` and ``.mp4``, by default
+            ``reconstructions.gif``. count: images (8) or clips (2).
 
     Raises:
         CheckpointError, ConfigError, DataError: no such model, one that predicts no pixels, or no readable image.
     """
-    path = png_path(out)
-    loaded = load_model(model)
-    config = loaded.config.data
-    latent.rebuild_pixel(loaded)  # a model that reconstructs nothing is refused before any image is read
-    chosen = samples.gather(open_source(data, channels=config.channels), config, count)
-    made = reconstruction.reconstruct(loaded, chosen.images, device=device)
+    if out is not None:
+        film_path(out)
+    opened = open_any(model)
+    if opened.loaded is None:
+        raise ConfigError(f"'{opened.name}' comes without a pixel predictor: there is nothing to reconstruct with")
+    path = film_path(out or "reconstructions.gif") if opened.video else png_path(out or "reconstructions.png")
+    latent.rebuild_pixel(opened.loaded)  # a model that reconstructs nothing is refused before any image is read
+    chosen = opened.gather(data, count or (CLIPS if opened.video else ROWS))
+    made = reconstruction.reconstruct(opened.loaded, chosen.images, device=device)
     title = f"Reconstruction of hidden patches · {_name(model)}"
+    if opened.video:
+        return write_film(path, inside_film.reconstruction_film(made, title=title, seconds=opened.seconds(data)))
     return write_bytes(path, canvas.png(reconstruction.reconstruction_sheet(made, title)))
 
 

@@ -17,6 +17,7 @@ from openjepa.hub.adapters import is_foreign, open_encoder
 from openjepa.hub.model_directory import LoadedModel, load_model
 from openjepa.types import Encoder
 from openjepa.visualize import samples
+from openjepa.visualize.clips import seconds_per_frame
 from openjepa.visualize.samples import Samples
 
 
@@ -38,6 +39,17 @@ class Opened:
     def video(self) -> bool:
         """Whether the encoder was made for clips."""
         return self.data is not None and self.data.clip is not None
+
+    @property
+    def tubelet(self) -> int:
+        """Frames of one token."""
+        return getattr(self.encoder, "tubelet_size", 1)
+
+    def seconds(self, data: str) -> float:
+        """How long a frame of its clips of ``data`` lasts."""
+        assert self.data is not None
+        assert self.data.clip is not None
+        return seconds_per_frame(self.open(data), self.data.clip)
 
     def open(self, data: str) -> Source:
         """A folder, list, file or built-in, read as this encoder wants it: images, or clips.

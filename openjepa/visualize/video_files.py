@@ -62,10 +62,9 @@ def write_time_pca(
         time_maps.window_features(found.encoder, video.clip, found.normalise, length, device=device) for video in videos
     ]
     drawn = time_maps.pca_through_time(features, foreground=foreground, remove_position=remove_position)
-    tubelet: int = getattr(found.encoder, "tubelet_size", 1)
     title = f"PCA of patch features through time · {found.name}"
     lengths = [len(part) for part in features]
-    return write_film(path, time_maps.pca_film(videos, drawn, lengths, tubelet, found.encoder.patch_size, title))
+    return write_film(path, time_maps.pca_film(videos, drawn, lengths, found.tubelet, found.encoder.patch_size, title))
 
 
 def write_surprise(

@@ -102,7 +102,7 @@ def test_a_gif_fits_into_a_page() -> None:
 
 def test_names_and_missing_extras_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert film_path("a/b.GIF").name == "b.GIF"
-    with pytest.raises(ConfigError, match=r"\.gif, \.mp4 or \.png, not '\.jpg'"):
+    with pytest.raises(ConfigError, match=r"\.gif or \.mp4: 'x\.jpg' should be 'x\.png'"):
         film_path("x.jpg")
 
     def gone(name: str) -> None:

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from openjepa.config.schema import ClipConfig, DataConfig, ModelConfig, Recipe
-from openjepa.data import EvalTransform, Normalise, Source, eval_transform, open_source, read_image
+from openjepa.data import EvalTransform, Normalise, Source, eval_transform
 from openjepa.data.clips import Clips
-from openjepa.data.readers import is_image_name, read_picture
 from openjepa.data.sources import with_clips
 from openjepa.data.splits import open_side
-from openjepa.data.video_listing import is_video_name
 from openjepa.errors import ConfigError, DataError
 from openjepa.features import ClipOptions, EachFrame, WindowFeatures, extract, frame_by_frame, sliding
+from openjepa.features.items import one_video, read_clip_item, read_image_item
 from openjepa.hub.adapters import Foreign, is_foreign, open_encoder
 from openjepa.hub.model_directory import LoadedModel, Which, load_model
 from openjepa.models import VisionTransformer, build_encoder, build_predictor
@@ -62,26 +61,45 @@ class AnyModel(ABC):
         return self.reading.data.clip
 
     def seen(self, options: ClipOptions) -> AnyModel:
-        """The model looking at videos as ``options`` say (or, an encoder of video, at images).
+        """The model looking at videos as ``options`` say, or, an encoder of video, at images.
 
         Raises:
-            ConfigError: an encoder of images without a number of frames.
+            ConfigError: an encoder of images without a number of frames, a clip shorter than a tubelet, or settings of
+                clips together with images.
         """
+        clip = self.clip
         if options.as_images:
-            raise ConfigError(f"{self.name} takes images already: --as-images is for encoders of video")
-        if options.plain:
-            return self
-        if options.frames is None:
-            raise ConfigError(f"{self.name} takes images: give the frames of a clip to show it videos frame by frame")
-        return FrameModel(self, ClipConfig(frames=options.frames, fps=options.fps, stride=options.stride))
+            if clip is None:
+                raise ConfigError(f"{self.name} takes images already: --as-images is for encoders of video")
+            if not options.plain:
+                raise ConfigError("--as-images shows one image at a time: it has no frames, segments or views")
+            return ImageModel(self)
+        if clip is None:
+            if options.plain:
+                return self
+            if options.frames is None:
+                raise ConfigError(f"{self.name} takes images: give --frames to show it videos frame by frame")
+            return FrameModel(self, ClipConfig(frames=options.frames, fps=options.fps, stride=options.stride))
+        rate = {} if options.fps is None and options.stride is None else {"fps": options.fps, "stride": options.stride}
+        frames = options.frames or clip.frames
+        least = int(getattr(self.encoder, "tubelet_size", 1))
+        if frames < least:
+            raise ConfigError(f"a clip of {frames} frames is shorter than a tubelet of {least}")
+        return self._with_clips(clip.model_copy(update={"frames": frames, **rate}))
+
+    def _with_clips(self, clip: ClipConfig) -> AnyModel:
+        """The same encoder of video with other clips."""
+        raise NotImplementedError
 
     def view_transform(self, views: int) -> Any:
         """The evaluation transform with so many spatial views of each clip. Raises ConfigError where there is but one."""
-        if views != 1:
+        if views == 1:
+            return self.transform
+        if self.clip is None or isinstance(self, FrameModel):
             raise ConfigError(
-                f"{self.name} sees videos through its own image transform, in one view each: use --views 1"
+                f"{self.name} sees each frame through its own image transform, in one view: use --views 1"
             )
-        return self.transform
+        return eval_transform(self.reading.data, views)
 
     def open(self, data: str | Path, side: Literal["train", "val"] = "train", segments: int = 1) -> Source:
         """A labelled folder, list file or ``scenes`` with as many channels as the encoder takes.
@@ -171,7 +189,7 @@ class AnyModel(ABC):
         clip = self.clip
         if clip is None:
             raise ConfigError(f"{self.name} takes images: use model.seen(ClipOptions(frames=…, fps=…)).embed_video")
-        with self._source_of(path, clip).video(0) as video:
+        with one_video(path, self.channels, clip, self.name).video(0) as video:
             length = clip.frames / (clip.fps or video.fps / (clip.stride or 1)) if window is None else window
             windows = sliding(
                 video,
@@ -192,14 +210,6 @@ class AnyModel(ABC):
         assert isinstance(self.encoder, nn.Module)
         return next(self.encoder.parameters()).device
 
-    def _source_of(self, path: str | Path, clip: ClipConfig) -> Any:
-        """One video as a source."""
-        if is_image_name(path) and not is_video_name(path):
-            raise DataError(
-                f"{path} is an image, and {self.name} takes videos: say as_images to embed it as one tubelet"
-            )
-        return open_source(path, channels=self.channels, clip=Clips.evaluation(clip))
-
     def _batches(self, items: Sequence[object], size: int) -> Iterator[Batch]:
         modality = "image" if self.clip is None else "video"
         for start in range(0, len(items), size):
@@ -211,34 +221,10 @@ class AnyModel(ABC):
             yield Batch({modality: torch.stack(images)}, ids, ids)
 
     def _read(self, item: object) -> Tensor:
-        """Anything a user calls an image as ``(C, H, W)``, or a video as ``(T, C, H, W)``."""
-        channels, clip = self.channels, self.clip
-        if clip is not None:
-            return self._read_clip(item, clip)
-        if isinstance(item, str | Path) and is_video_name(item) and not is_image_name(item):
-            raise DataError(f"{item} is a video, and {self.name} takes images: give frames to see it frame by frame")
-        if isinstance(item, str | Path):
-            return read_image(item, channels)
-        if isinstance(item, Tensor):
-            if item.ndim != 3 or item.shape[0] != channels:
-                raise DataError(f"an image tensor is ({channels}, H, W), not {tuple(item.shape)}")
-            return item
-        from PIL.Image import Image as PilImage
-
-        if isinstance(item, PilImage):
-            return read_picture(item, channels)
-        raise DataError(f"cannot embed a {type(item).__name__}: give a path, a PIL image or a (C, H, W) tensor")
-
-    def _read_clip(self, item: object, clip: ClipConfig) -> Tensor:
-        if isinstance(item, str | Path):
-            return self._source_of(item, clip).read(0)
-        if isinstance(item, Tensor):
-            if item.ndim != 4 or len(item) != self.channels:
-                raise DataError(f"a clip is a ({self.channels}, T, H, W) tensor, not {tuple(item.shape)}")
-            if item.shape[1] != clip.frames:
-                raise DataError(f"a clip has {clip.frames} frames here, not {item.shape[1]}: see ClipOptions(frames=…)")
-            return item.transpose(0, 1)
-        raise DataError(f"cannot embed a {type(item).__name__}: give the path of a video or a (C, T, H, W) tensor")
+        clip = self.clip
+        if clip is None:
+            return read_image_item(item, self.channels, self.name)
+        return read_clip_item(item, self.channels, clip, self.name)
 
 
 class FrameModel(AnyModel):
@@ -257,7 +243,10 @@ class FrameModel(AnyModel):
     @property
     def reading(self) -> Recipe:
         """The inner model's, for clips."""
-        return _with_clip(self.inner.reading, self._clip)
+        return _clipped(self.inner.reading, self._clip)
+
+    def _with_clips(self, clip: ClipConfig) -> AnyModel:
+        return FrameModel(self.inner, clip)
 
     def fresh(self) -> Encoder:
         """The inner encoder before training, frame by frame."""
@@ -269,14 +258,14 @@ class ImageModel(AnyModel):
 
     def __init__(self, inner: AnyModel) -> None:
         self.inner, self.name, self.channels = inner, inner.name, inner.channels
-        self.config = None if inner.config is None else _with_clip(inner.config, None)
+        self.config = None if inner.config is None else _clipped(inner.config, None)
         self.encoder, self.normalise = inner.encoder, inner.normalise
         self.transform = EvalTransform(self.reading.data)
 
     @property
     def reading(self) -> Recipe:
         """The inner model's, for images."""
-        return _with_clip(self.inner.reading, None)
+        return _clipped(self.inner.reading, None)
 
     def fresh(self) -> Encoder:
         """The encoder before training."""
@@ -316,30 +305,11 @@ class Model(AnyModel):
         """The model's own recipe."""
         return self.config
 
-    def seen(self, options: ClipOptions) -> AnyModel:
-        """The model with other clips; as :meth:`AnyModel.seen` for an encoder of images."""
-        clip = self.clip
-        if clip is None:
-            return super().seen(options)
-        if options.as_images:
-            if not options.plain:
-                raise ConfigError("--as-images shows one image at a time: it has no frames, segments or views")
-            return ImageModel(self)
-        rate = {} if options.fps is None and options.stride is None else {"fps": options.fps, "stride": options.stride}
-        changes = {**rate, **({} if options.frames is None else {"frames": options.frames})}
-        frames = options.frames or clip.frames
-        if frames < self.config.model.tubelet_size:
-            raise ConfigError(
-                f"a clip of {frames} frames is shorter than a tubelet of {self.config.model.tubelet_size}"
-            )
+    def _with_clips(self, clip: ClipConfig) -> AnyModel:
         other = copy.copy(self)
-        other.config = _with_clip(self.config, clip.model_copy(update=changes))
+        other.config = _clipped(self.config, clip)
         other.transform = eval_transform(other.config.data)
         return other
-
-    def view_transform(self, views: int) -> Any:
-        """The evaluation transform with so many spatial views of each clip."""
-        return self.transform if views == 1 else eval_transform(self.config.data, views)
 
     def fresh_predictor(self) -> nn.Module | None:
         """The predictor before training, None where the source has none."""
@@ -374,6 +344,7 @@ class ForeignModel(AnyModel):
         self.encoder, self.config = foreign.encoder, None
         self.name, self.channels = foreign.name, foreign.channels
         self.transform, self.normalise = foreign.transform, foreign.normalise
+        self.data: DataConfig | None = getattr(foreign, "data", None)
 
     def __repr__(self) -> str:
         height, width = self.foreign.transform.size
@@ -382,17 +353,26 @@ class ForeignModel(AnyModel):
 
     @property
     def reading(self) -> Recipe:
-        """A recipe that says no more than channels and image size."""
+        """A recipe that says no more than channels, image size, and what a clip is for an encoder of video."""
+        if self.data is not None:
+            return Recipe(name=self.name, model=ModelConfig(patch_size=1)).model_copy(update={"data": self.data})
         grey = (0.5,) * self.channels
         data = DataConfig(image_size=self.foreign.transform.size, channels=self.channels, mean=grey, std=grey)
         return Recipe(name=self.name, data=data, model=ModelConfig(patch_size=1))
+
+    def _with_clips(self, clip: ClipConfig) -> AnyModel:
+        assert self.data is not None
+        other = copy.copy(self)
+        other.data = self.data.model_copy(update={"clip": clip})
+        other.transform = eval_transform(other.data)
+        return other
 
     def fresh(self) -> Encoder:
         """The same architecture with random weights."""
         return self.foreign.fresh()
 
 
-def _with_clip(recipe: Recipe, clip: ClipConfig | None) -> Recipe:
+def _clipped(recipe: Recipe, clip: ClipConfig | None) -> Recipe:
     """The recipe reading other samples; what does not fit its other parts is of no interest here."""
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"clip": clip})})
 

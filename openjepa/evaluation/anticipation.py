@@ -175,7 +175,7 @@ def anticipate(
     if bench.predictor is not None:
         _check_predictor(bench.predictor, encoder.embed_dim)
         encoder = Foreseeing(encoder, bench.predictor, offset, look)
-        asked = {"predicted": f"{look.ahead} tubelets from {offset} after the clip on", "mask_token": encoder.token}
+        asked = {"tubelets_predicted": look.ahead, "after": f"{offset} tubelets", "mask_token": encoder.token}
     sides = open_tokens(
         replace(
             bench,
@@ -186,7 +186,8 @@ def anticipate(
         ),
         memory,
     )
-    protocol = {"tau": look.tau, "anchor": look.anchor, **asked, "layers": bench.layers, "precision": bench.precision}
+    seen = {"tau": look.tau, "anchor": look.anchor, "where": "ends tau before the anchor", "segments": None}
+    protocol = {**seen, **asked, "layers": bench.layers, "precision": bench.precision}
     about: dict[str, Any] = {"seed": seed, "subject": subject, "device": bench.device, "on_epoch": on_epoch}
     scores = []
     for name, part in _parts(sides, bench, look).items():

@@ -203,7 +203,8 @@ def _with_skipped(score: Score, request: Request, clips: Mapping[str, Any]) -> S
     """``score`` with the clips it is of, and a word on files that could not be read, when there were any."""
     sides = {"train": request.train, "val": request.val}
     bad = [f"{len(found.bad)} {side}" for side, found in sides.items() if found is not None and found.bad]
-    more = {**clips, **({"unreadable_files": " + ".join(bad)} if bad else {})}
+    more = {key: value for key, value in clips.items() if key not in score.protocol}
+    more |= {"unreadable_files": " + ".join(bad)} if bad else {}
     return replace(score, protocol={**score.protocol, **more}) if more else score
 
 

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from openjepa.config import Recipe
-from openjepa.config.schema import DataConfig
+from openjepa.config.schema import DataConfig, TrainConfig
 from openjepa.methods import build_method
 from openjepa.objectives.across import alone
 from openjepa.training.lanes import plan_lanes
@@ -48,7 +48,7 @@ def flops_per_sample(recipe: Recipe) -> float:
             predictor=recipe.predictor,
             target=recipe.target,
             objective=recipe.objective,
-            train=recipe.train.model_copy(update={"batch_size": _some(recipe)}),
+            train=TrainConfig(batch_size=_some(recipe), activation_checkpointing=recipe.train.activation_checkpointing),
         ).model_dump_json()
     )
 

@@ -1,4 +1,4 @@
-"""Any timm model or Hugging Face vision encoder, judged like our own: ``open_encoder("timm:vit_tiny_patch16_224")``.
+"""Any timm model or Hugging Face encoder of images or video, judged like our own: ``open_encoder("timm:vit_tiny_…")``.
 
 Names: ``timm:NAME``; ``hf:ORG/NAME``; or a local directory that ``save_pretrained`` wrote. ``@random`` behind it: the
 same architecture with random weights, nothing downloaded. ``@96px``: that input size instead of the model's own.

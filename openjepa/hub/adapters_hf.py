@@ -1,4 +1,4 @@
-"""Vision encoders of Hugging Face ``transformers``: ``hf:ORG/NAME`` or a directory that ``save_pretrained`` wrote.
+"""Encoders of Hugging Face ``transformers``: ``hf:ORG/NAME`` or a directory that ``save_pretrained`` wrote.
 
 Whatever ``AutoModel`` builds for a configuration is taken: its ``last_hidden_state`` without the class, register and
 distillation tokens that stand in front of the patches, or its feature map. Of a two-tower model, the image tower.
@@ -39,10 +39,10 @@ _MOST_PREFIX = 32  # class, distillation and register tokens in front of the pat
 
 
 def open_hf(spec: Spec) -> Foreign:
-    """A ``transformers`` vision model as an encoder, with the preprocessing of its own image processor.
+    """A ``transformers`` vision model of images or video as an encoder, with the preprocessing of its own processor.
 
     Raises:
-        MissingExtra: transformers is not installed. ConfigError: no image encoder.
+        MissingExtra: transformers is not installed. ConfigError: no encoder of images or video.
         CheckpointError: there is no such model, or it could not be downloaded.
     """
     transformers = require("transformers", "hf")

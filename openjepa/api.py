@@ -108,8 +108,10 @@ def pretrain(
         recipe: a name, a YAML file, a run's ``config.yaml`` or a :class:`Recipe`; by default ``ijepa-tiny``, and with
             ``resume`` the recipe the run was started with. overrides: ``"optim.lr=3e-4"``, …
         out: run directory; by default ``runs/<recipe>-<date>-<time>``.
-        epochs, steps: length, one of them; a recipe in stages has a length for each and refuses both. batch_size: global batch. val: labelled folder to score on.
-        resume: continue the run in ``out`` exactly. init: take weights from there (for the first stage). overwrite: replace the run in ``out``.
+        epochs, steps: length, one of them; a recipe in stages has a length for each and refuses both. batch_size: global
+            batch. val: labelled folder to score on.
+        resume: continue the run in ``out`` exactly. init: take weights from there (for the first stage). overwrite:
+            replace the run in ``out``.
         judge: score the result where labels exist. report: write ``report.html``.
         on_event: receives training events. console: also show progress on standard error.
 

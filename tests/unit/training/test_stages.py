@@ -28,7 +28,13 @@ def staged(*overrides: str, keep: bool = True) -> Recipe:
     return build_recipe(raw | {"stages": [STAGES[0], {**STAGES[1], "keep_optimizer": keep}]})
 
 
-STILL = ("optim.lr=1e-12", "optim.start_lr=0", "optim.final_lr=0", "target.momentum=[1, 1]", "target.momentum_schedule=constant")  # fmt: skip
+STILL = (
+    "optim.lr=1e-12",
+    "optim.start_lr=0",
+    "optim.final_lr=0",
+    "target.momentum=[1, 1]",
+    "target.momentum_schedule=constant",
+)
 
 
 def parts(recipe: Recipe) -> list[StagePart]:

@@ -244,7 +244,8 @@ class Loader:
         self.cached = isinstance(self.source, MemoryCache)
         if workers == "auto":
             size = getattr(transform, "size", (224, 224))
-            workers = auto_workers(size, cached=self.cached, ranks=ranks)
+            images = "video" not in getattr(transform, "names", ())  # cached clips are many images each
+            workers = auto_workers(size, cached=self.cached and images, ranks=ranks)
         self.workers = workers
         self.sampler, self.start_step, self.total_steps = sampler, start_step, total_steps
         self.max_bad_share = max_bad_share

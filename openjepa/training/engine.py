@@ -178,7 +178,9 @@ class Engine:
                 torch.cuda.empty_cache()
         size = self.world.smallest(size)
         if size == 0:
-            raise TrainingError("one image alone does not fit into GPU memory: use a smaller model or data.image_size")
+            raise TrainingError(
+                "one sample alone does not fit into GPU memory: use a smaller model, data.image_size or data.clip.frames"
+            )
         return size, "tried on the device" if size == rows else f"tried on the device; {rows} at once did not fit"
 
 

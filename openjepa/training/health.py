@@ -95,7 +95,7 @@ _CHEATS = {
     "mean_target": (
         "not learning",
         "the predictor is no better than predicting the mean target for every patch",
-        "a higher optim.lr, a longer run, or check the images (openjepa visualize masks)",
+        "a higher optim.lr, a longer run, or check the data (openjepa visualize masks)",
     ),
     "position_only": (
         "position only",
@@ -124,7 +124,7 @@ def judge(rows: Sequence[Row], limits: Thresholds = DEFAULT) -> Verdict:
         return diverging
     samples = int(last["health"].get("samples", 0))
     if samples < limits.few_samples:
-        return Verdict("not judged", f"{samples} images are too few to measure ranks and deviations")
+        return Verdict("not judged", f"{samples} samples are too few to measure ranks and deviations")
     collapse = _collapse(judged[0], last, limits)
     if collapse:
         return collapse

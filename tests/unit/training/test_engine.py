@@ -115,7 +115,7 @@ def test_micro_batch_is_halved_until_it_fits() -> None:
 
     assert engine.largest_micro_batch(32, attempt(5)) == (4, "tried on the device; 32 at once did not fit")
     assert tried == [32, 16, 8, 4]
-    with pytest.raises(TrainingError, match="one image alone does not fit"):
+    with pytest.raises(TrainingError, match="one sample alone does not fit"):
         engine.largest_micro_batch(32, attempt(0))
 
 

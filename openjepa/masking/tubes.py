@@ -209,11 +209,11 @@ class TubesMasker:
 def _shares(part: Part) -> dict[str, float]:
     """What one pair shows and predicts, and how much of what was drawn survived the cuts."""
     survived = [(part.context, part.drawn_context), (part.target, part.drawn_target)]
-    kept = [np.count_nonzero(cells & drawn) / np.count_nonzero(drawn) for cells, drawn in survived]
+    kept = [float(np.count_nonzero(cells & drawn) / np.count_nonzero(drawn)) for cells, drawn in survived]
     return {
-        "context_share": np.count_nonzero(part.context) / part.context.size,
+        "context_share": float(np.count_nonzero(part.context) / part.context.size),
         "context_kept": kept[0],
-        "target_share": np.count_nonzero(part.target) / part.target.size,
+        "target_share": float(np.count_nonzero(part.target) / part.target.size),
         "target_kept": kept[1],
     }
 

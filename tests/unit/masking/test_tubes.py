@@ -271,6 +271,13 @@ def test_max_keep_caps_only_the_contexts_that_are_larger():
     assert min(sizes.values()) > 5
 
 
+def test_pairs_are_cut_independently():
+    mask = TubesMask(groups=(TubeGroup(blocks=1, max_keep=100), TubeGroup(blocks=1, max_keep=100)))
+    group = build_masker(mask, CLIP, 0)(torch.arange(24), epoch=0, step=0)
+    shared = [len({*a} & {*b}) for a, b in zip(*map(rows_of, group.contexts), strict=True)]
+    assert np.mean(shared) == pytest.approx(100 * 100 / (0.85 * 1568), abs=2)  # drawn alike it would be about 85
+
+
 def test_the_document_form_predicts_the_union_of_all_blocks():
     apart = build_masker(TubesMask(), CLIP, 0)(torch.arange(16), epoch=0, step=0)
     union = build_masker(TubesMask(union=True), CLIP, 0)(torch.arange(16), epoch=0, step=0)

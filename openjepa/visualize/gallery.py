@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,18 +13,10 @@ from openjepa.data import Normalise, Source
 from openjepa.data.splits import Splits, open_splits
 from openjepa.models import build_encoder
 from openjepa.types import Encoder
-from openjepa.visualize import canvas, maps, masks, neighbours, samples
+from openjepa.visualize import canvas, gallery_video, maps, masks, neighbours, samples
+from openjepa.visualize.tile import Tile
 
 FEWEST_MAPS = 6  # held-out images drawn however slow the encoder is
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One picture of the page: its ``data:`` address, what it shows (alternative text) and extra facts by name."""
-
-    uri: str
-    alt: str
-    facts: Mapping[str, Any]
 
 
 def find_splits(
@@ -82,8 +72,11 @@ def map_tiles(
 ) -> dict[str, Any]:
     """PCA maps of trained and untrained patch features on held-out images, and how much of them is position.
 
-    Of ``count`` images as many are drawn as both encoders manage in about ``seconds``, at least :data:`FEWEST_MAPS`.
+    Of ``count`` images as many are drawn as both encoders manage in about ``seconds``, at least :data:`FEWEST_MAPS`. Of
+    clips the maps move, see :func:`openjepa.visualize.gallery_video.map_tiles`.
     """
+    if recipe.video:
+        return gallery_video.map_tiles(recipe, encoder, untrained(recipe), held_out, count=count, device=device)
     chosen = samples.gather(held_out, recipe.data, count)
     normalise = Normalise.for_data(recipe.data)
     patch = (recipe.model.patch_size,) * 2

@@ -10,18 +10,22 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image as Pillow
 from torch import Tensor, nn
 
 from openjepa.config.schema import DataConfig
-from openjepa.data import EvalTransform, Source, Subset, read_batches, with_hint
+from openjepa.data import Source, Subset, eval_transform, read_batches, with_hint
+from openjepa.data.clips import Clips
+from openjepa.data.sources import with_clips
 from openjepa.features.extraction import extract
 from openjepa.features.neighbours import cosine_topk
 from openjepa.types import Batch, Encoder
 from openjepa.visualize import canvas, samples
 from openjepa.visualize.canvas import Image
+from openjepa.visualize.clips import middle
 from openjepa.visualize.words import percent
 
 RIGHT, WRONG, UNKNOWN = canvas.GREEN, canvas.VERMILION, (208, 215, 222)
@@ -76,7 +80,7 @@ def neighbour_rows(
     Args:
         encoder: any :class:`openjepa.types.Encoder`; its patch features are mean-pooled.
         normalise: from raw images to what the encoder expects.
-        data: image size and evaluation crop.
+        data: image size and evaluation crop; of clips the middle one of each video counts, and its middle frame is shown.
         bank: training images; ``most`` of them, spread evenly, are searched (fewer when that takes over ``seconds``).
         held_out: where the queries come from; images that are also in ``bank`` are not told apart.
         queries, k: rows and neighbours per row.
@@ -85,7 +89,9 @@ def neighbour_rows(
     Raises:
         DataError: either source has no readable image.
     """
-    transform = EvalTransform(data)
+    transform: Any = eval_transform(data)
+    if data.clip is not None:
+        bank = with_clips(bank, Clips.evaluation(data.clip))
     asked = samples.gather(held_out, data, queries)
     order = torch.randperm(min(most, len(bank)), generator=torch.Generator().manual_seed(0))  # a cut bank stays spread
     searched = Subset(with_hint(bank, transform.at_least), torch.tensor(samples.spaced(len(bank), most))[order])
@@ -100,11 +106,11 @@ def neighbour_rows(
         for place, value in zip(places[q].tolist(), similar[q].tolist(), strict=True):
             index = int(found.ids[place])
             label = searched.label(index)
-            image = canvas.to_rgb(transform(searched.read(index)))
+            image = canvas.to_rgb(middle(transform(searched.read(index))))
             theirs = class_name(searched, label)
             right = None if min(label, asked.labels[q]) < 0 else theirs == own
             row.append(Neighbour(image, searched.item_id(index), theirs, value, right))
-        rows.append(QueryRow(canvas.to_rgb(asked.images[q]), name, own, tuple(row)))
+        rows.append(QueryRow(canvas.to_rgb(middle(asked.images[q])), name, own, tuple(row)))
     return rows, len(found)
 
 

@@ -22,7 +22,7 @@ from openjepa.data.splits import Splits
 from openjepa.errors import require
 from openjepa.hub.checkpoint import list_checkpoints
 from openjepa.hub.model_directory import LoadedModel, load_model
-from openjepa.visualize import curves, gallery, summary
+from openjepa.visualize import curves, gallery, gallery_video, summary
 from openjepa.visualize import gallery_inside as inner
 from openjepa.visualize.output import write_bytes
 from openjepa.visualize.rundir import RunFacts, flatten, open_run
@@ -38,7 +38,9 @@ class ReportOptions:
     maps: held-out images with PCA maps. masks: mask previews. queries, neighbours: rows and columns of the contact
     sheet. searched: training images looked through for it. seconds: of encoder time for the maps, and again for the
     neighbours; a slow encoder draws fewer. attention: held-out images with attention maps, and with decoded features or
-    reconstructions where there are such (0: none). device: where features are computed (``auto``: CUDA where there is one).
+    reconstructions where there are such (0: none). surprise: held-out videos with their prediction error, for video runs.
+    Of clips fewer are drawn than asked for: they move, and are large. device: where features are computed (``auto``: CUDA
+    where there is one).
     """
 
     maps: int = 24
@@ -48,6 +50,7 @@ class ReportOptions:
     searched: int = 2000
     seconds: float = 8.0
     attention: int = 4
+    surprise: int = 2
     device: str = "auto"
 
     @property
@@ -112,6 +115,7 @@ def _texts(facts: RunFacts) -> dict[str, Any]:
     return {
         "name": facts.path.resolve().name,
         "recipe": facts.recipe,
+        "things": "clips" if facts.recipe is not None and facts.recipe.video else "images",
         "headline": summary.headline(facts),
         "progress": summary.progress(facts),
         "health": health(facts.metrics),
@@ -152,7 +156,9 @@ def _charts(facts: RunFacts) -> dict[str, Any]:
 
 def _pictures(facts: RunFacts, open_data: Callable[[Recipe], Splits], options: ReportOptions) -> dict[str, Any]:
     """Masks, maps and neighbours; each None with a sentence in ``facts.missing`` when it cannot be drawn."""
-    nothing = ("masks", "views", "maps", "neighbours", "attention", "decoded", "reconstructed", "weights")
+    nothing = (
+        "masks", "clip_masks", "views", "maps", "surprise", "neighbours", "attention", "decoded", "reconstructed", "weights"
+    )  # fmt: skip
     pictures: dict[str, Any] = {"origin": "", **dict.fromkeys(nothing)}
     recipe = facts.recipe
     if recipe is None:
@@ -188,6 +194,8 @@ def _pictures(facts: RunFacts, open_data: Callable[[Recipe], Splits], options: R
         ),
         None,
     )  # fmt: skip
+    if recipe.video:
+        pictures["surprise"] = _surprise(facts, loaded, splits, options)
     return {**pictures, **_inside(facts, loaded, splits, options)}
 
 
@@ -198,8 +206,14 @@ def _inputs(facts: RunFacts, recipe: Recipe, splits: Splits, options: ReportOpti
         facts.missing.setdefault("views", "")
         return {"views": drawn}
     if recipe.mask.kind == "none":
-        facts.missing["masks"] = "This recipe hides nothing: the encoder was shown the whole image."
+        whole = "clip" if recipe.video else "image"
+        facts.missing["masks"] = f"This recipe hides nothing: the encoder was shown the whole {whole}."
         return {}
+    if recipe.video:
+        count = options.masks
+        return {
+            "clip_masks": facts.attempt("masks", lambda: gallery_video.mask_tiles(recipe, splits.train, count), None)
+        }
     return {"masks": facts.attempt("masks", lambda: gallery.mask_tiles(recipe, splits.train, options.masks), None)}
 
 
@@ -226,16 +240,35 @@ def _inside(facts: RunFacts, loaded: LoadedModel, splits: Splits, options: Repor
     }
 
 
+def _surprise(facts: RunFacts, loaded: LoadedModel, splits: Splits, options: ReportOptions) -> dict[str, Any] | None:
+    """Prediction error over space and time of held-out videos."""
+    if loaded.config.method == "joint_embedding" or options.surprise < 1:
+        facts.missing["surprise"] = "Not drawn: nothing is predicted, or no videos were asked for."
+        return None
+
+    def drawn() -> dict[str, Any]:
+        return gallery_video.surprise_tiles(loaded, splits.held_out, count=options.surprise, device=options.on)
+
+    return facts.attempt("surprise", drawn, None)
+
+
 def _commands(facts: RunFacts) -> list[tuple[str, str]]:
     """What to type next: ``(what it does, command)``."""
     run = shlex.quote(str(facts.path))
     source = facts.recipe.data.source if facts.recipe else None
     data = shlex.quote(source) if source else "DATA"
-    python = f'import openjepa\nmodel = openjepa.load({str(facts.path)!r})\nvectors = model.embed(["photo.jpg"])'
+    video = facts.recipe is not None and facts.recipe.video
+    file = "clip.mp4" if video else "photo.jpg"
+    python = f'import openjepa\nmodel = openjepa.load({str(facts.path)!r})\nvectors = model.embed(["{file}"])'
+    look = (
+        ("See what surprises it", f"openjepa visualize surprise {data} --model {run}")
+        if video
+        else ("See what its features hold", f"openjepa visualize decode {data} --model {run}")
+    )
     return [
         ("Use the encoder in Python", python),
         ("Score it on labelled folders", f"openjepa evaluate knn --model {run} --train TRAIN_DIR --val VAL_DIR"),
-        ("See what its features hold", f"openjepa visualize decode {data} --model {run}"),
+        look,
         ("Go on from the last checkpoint", f"openjepa pretrain {data} --out {run} --resume"),
         ("Run the same experiment again", f"openjepa pretrain {data} --recipe {run}/config.yaml"),
     ]

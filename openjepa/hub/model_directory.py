@@ -229,7 +229,8 @@ def _find_checkpoint(path: Path, warn: Callable[[str], None]) -> Checkpoint:
     """The checkpoint ``path`` means: itself, the newest in it, or the newest of the run."""
     if (path / MANIFEST).is_file() and read_manifest(path).get("format") == CHECKPOINT_FORMAT:
         return read_checkpoint(path)
-    for root in (path / "checkpoints", path):
+    stages = sorted(path.glob("stages/*/checkpoints"), key=lambda root: root.stat().st_mtime, reverse=True)
+    for root in (path / "checkpoints", path, *stages):  # of a run in stages killed in its first one, what there is
         if list_checkpoints(root):
             return load_last(root, warn)
     if not path.exists():

@@ -24,6 +24,8 @@ SYNONYMS = {
     "num_workers": "data.workers", "img_size": "data.image_size", "crop_size": "data.image_size",
     "resolution": "data.image_size", "in_chans": "data.channels", "horizontal_flip": "data.augment.flip",
     "ema": "target.momentum", "loss": "objective.kind", "masker": "mask.kind", "embed_dim": "model.dim",
+    "num_frames": "data.clip.frames", "frames_per_clip": "data.clip.frames", "frame_step": "data.clip.stride",
+    "sampling_rate": "data.clip.stride", "num_mask_tokens": "predictor.mask_tokens", "use_rope": "model.positions",
     "num_heads": "model.heads", "pred_depth": "predictor.depth", "pred_emb_dim": "predictor.dim",
 }  # fmt: skip
 _LONGEST = 60

@@ -52,6 +52,8 @@ def test_a_recipe_that_extends_another_may_take_its_section_out(tmp_path: Path) 
     ("override", "complaint"),
     [
         ("data.clip.framse=4", "unknown key 'data.clip.framse' (did you mean 'data.clip.frames'?)"),
+        ("num_frames=16", "unknown key 'num_frames' (did you mean 'data.clip.frames'?)"),
+        ("data.frame_step=4", "unknown key 'data.frame_step' (did you mean 'data.clip.stride'?)"),
         ("data.clip.frames=0", "data.clip.frames: 0 is not an integer at least 1"),
         ("data.clip=16", "data.clip: 16 is not a section of keys such as data.clip.frames, data.clip.fps"),
         ("data.clip.sampling=middle", "data.clip.sampling: 'middle' is not one of random, centre, start"),

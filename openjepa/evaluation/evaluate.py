@@ -160,18 +160,25 @@ def evaluate(
         val_transform=val_transform,
         across=across,
     )
-    subjects = {
-        name: replace(bench, encoder=model, predictor=known.get(name))
-        for name, model in {subject: encoder, **(baselines or {})}.items()
-    }
-    if raw_pixels:
-        subjects[RAW_PIXELS] = replace(bench, encoder=None)
-        if bench.clips:
-            subjects[FRAME_DIFFERENCES] = replace(bench, encoder=None, differences=True)
+    subjects = _subjects(bench, {subject: encoder, **(baselines or {})}, known, raw_pixels)
     scores = []
     for name, place in subjects.items():
         scores += _judge(entries, name, place, settings, on_progress)
     return scores
+
+
+def _subjects(
+    bench: Bench, encoders: Mapping[str, Encoder], predictors: Mapping[str, nn.Module], raw_pixels: bool
+) -> dict[str, Bench]:
+    """Everything that is judged, by name: encoders with their predictors, pixels, and of clips their differences."""
+    found = {
+        name: replace(bench, encoder=encoder, predictor=predictors.get(name)) for name, encoder in encoders.items()
+    }
+    if raw_pixels:
+        found[RAW_PIXELS] = replace(bench, encoder=None)
+        if bench.clips:
+            found[FRAME_DIFFERENCES] = replace(bench, encoder=None, differences=True)
+    return found
 
 
 def _judge(

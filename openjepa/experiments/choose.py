@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from openjepa.config import Recipe
-from openjepa.data import EvalTransform, Source, Subset, read_batches
+from openjepa.data import Source, Subset, eval_transform, read_batches
 from openjepa.data.sources import labels_of
 from openjepa.data.splits import open_splits
 from openjepa.errors import ConfigError, DataError, RunError, nearest
 from openjepa.evaluation import knn
 from openjepa.evaluation.labels import stratified
 from openjepa.experiments.agreement import kendall, ranks, spearman
-from openjepa.features import Features, alpha_req, extract, rankme
+from openjepa.features import Features, alpha_req, extract, input_of, rankme
 from openjepa.hub.checkpoint import list_checkpoints
 from openjepa.hub.model_directory import load_model
 from openjepa.model import Model
@@ -165,12 +165,11 @@ def _agreement(name: str, places: list[float], candidates: list[Candidate]) -> A
 
 
 def _panel_images(recipe: Recipe, source: Source) -> Tensor:
-    """Evaluation images spread evenly over the training data, ``(N, C, H, W)`` as the transform leaves them."""
+    """Evaluation samples spread evenly over the training data, ``(N, C, H, W)`` or clips, as the transform leaves them."""
     count = min(IMAGES, len(source))
     picked = Subset(source, [len(source) * i // count for i in range(count)])
-    batches = [
-        b.inputs["image"] for b in read_batches(picked, EvalTransform(recipe.data), batch_size=64, workers=0, bad={})
-    ]
+    transform = eval_transform(recipe.data)
+    batches = [input_of(batch) for batch in read_batches(picked, transform, batch_size=64, workers=0, bad={})]
     if not batches or sum(map(len, batches)) < 2:
         raise DataError(f"fewer than two of {count} sampled images of {source.name} can be read")
     return torch.cat(batches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -193,3 +194,18 @@ def test_joint_loaders_gather_what_is_bad_and_stop_for_it():
     )
     with pytest.raises(DataError, match="of 20 files cannot be read"):
         list(JointLoader(loaders))
+
+
+def test_clips_are_decoded_and_resized_outside_the_training_process():
+    class Telling(FakeVideos):
+        def read(self, index):
+            return torch.full((1, 1, 1, 1), os.getpid(), dtype=torch.float32)
+
+    def transform(video):
+        return torch.cat([video.flatten(), torch.tensor([float(os.getpid())])])
+
+    with Loader(Telling(8), transform, Sampler(8, 8, 0), workers=1, seed=0, total_steps=1) as loader:
+        (batch,) = loader
+    pids = batch.inputs["image"].long()
+    assert (pids == pids[0, 0]).all()
+    assert int(pids[0, 0]) != os.getpid()

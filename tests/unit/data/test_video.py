@@ -92,6 +92,15 @@ def test_a_clip_from_the_middle_is_not_decoded_from_the_start(tmp_path, suffix, 
         assert video.decoded < 150
 
 
+def test_reading_goes_on_after_frames_were_left_out(zoo):
+    """B-frames between the wanted ones are not decoded; the next call may want them, or those that follow."""
+    for name in ("plain.mp4", "hevc.mp4", "open.ts", "bframes.ts"):
+        with VideoFile(zoo / name) as video:
+            for wanted in ([0, 8, 16], [1, 2, 3], [17, 18, 30], [31, 32], [29, 33], [88, 89]):
+                assert read_numbers(video.at((np.array(wanted) + 0.5) / 25)) == wanted
+            assert video.decode_all() == COUNT
+
+
 def test_far_clips_of_one_read_are_jumped_to(tmp_path):
     path = write_video(tmp_path / "long.mp4", 1500, gop=25)
     wanted = np.concatenate([np.arange(start, start + 4) for start in (10, 700, 1400)])

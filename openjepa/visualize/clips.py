@@ -18,6 +18,8 @@ from openjepa.visualize import canvas, samples
 from openjepa.visualize.animation import Frames
 
 MOST_FRAMES = 128  # of a whole video that is drawn, at most
+OTHERS = 32  # clips that targets are centred by, where a recipe centres them
+FEWEST = 4  # videos these may come from, at least
 UNKNOWN_RATE = 8.0  # frames per second a clip is shown at when nothing says its rate
 
 
@@ -77,6 +79,14 @@ def whole_videos(source: Source, data: DataConfig, count: int, frames: int | Non
     if not found:
         raise DataError(f"{source.name}: none of its {len(source)} videos can be read, so there is nothing to draw")
     return found
+
+
+def compared_with(source: Source, data: DataConfig, count: int = OTHERS) -> Tensor | None:
+    """Middle clips of ``count`` videos of ``source``, ``(M, C, T, H, W)``: what recipes that centre targets centre by.
+
+    None where there are too few videos for statistics; a long video then gives its own windows.
+    """
+    return samples.gather(source, data, count).images if len(source) >= FEWEST else None
 
 
 def _readable_places(source: Source, count: int) -> list[int]:

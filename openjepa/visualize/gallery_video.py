@@ -115,8 +115,13 @@ def surprise_tiles(loaded: LoadedModel, held_out: Source, *, count: int, device:
     mode = "future" if recipe.mask.kind == "none" else "masked"
     surprise.check_mode(recipe, mode)
     videos = clips.whole_videos(held_out, recipe.data, count, max(FRAMES, clip_of(recipe).frames))
+    others = clips.compared_with(held_out, recipe.data) if surprise.centres(loaded) else None
     shown = [
-        Shown(video.name, clips.to_rgb(video.clip), surprise.surprise(loaded, video.clip, mode, device=device))
+        Shown(
+            video.name,
+            clips.to_rgb(video.clip),
+            surprise.surprise(loaded, video.clip, mode, others=others, device=device),
+        )
         for video in videos
     ]
     seconds = videos[0].seconds

@@ -11,7 +11,8 @@ Every token is hidden at least once and predicted from what is left, in one of t
 The error of a token is the recipe's own distance (for V-JEPA the mean absolute difference) between the prediction and the
 target the slow encoder makes of the whole clip, transformed as in training: summed over the masks of a training step it is
 that step's loss. Clips longer than the model's are cut into windows that overlap by half, so that a token's place in the
-window counts less.
+window counts less. With ``target.transform: centred`` training centres targets by the statistics of each batch; here it is
+those of many clips of the data (:func:`target_space`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from openjepa.models.transformer import gather_tokens
 from openjepa.objectives import distance
 from openjepa.types import Ids, MaskGroup
 from openjepa.visualize import latent
+from openjepa.visualize.decoded import TargetSpace
 
 MODES = ("masked", "future")
 PASSES = 8  # draws of the recipe's masks, at least
@@ -94,10 +96,37 @@ def token_errors(
     return total.view(batch, tokens), times.view(batch, tokens)
 
 
-def targets(method: MaskedLatent | MaskedPixel, images: Tensor) -> Tensor:
-    """What is to be predicted of normalised ``images``, transformed as in training: ``(B, N, D)``."""
+def targets(method: MaskedLatent | MaskedPixel, images: Tensor, space: TargetSpace | None = None) -> Tensor:
+    """What is to be predicted of normalised ``images``, transformed as in training: ``(B, N, D)``.
+
+    space: of recipes that centre targets; then its statistics count, not those of ``images``.
+    """
     with torch.no_grad():
-        return method.targets(images) if isinstance(method, MaskedPixel) else method.targets(images)[1]
+        if isinstance(method, MaskedPixel):
+            return method.targets(images)
+        raw, full = method.targets(images)
+        return full if space is None else space(raw)
+
+
+def target_space(method: MaskedLatent | MaskedPixel, clips: Tensor) -> TargetSpace | None:
+    """The space targets are compared in where a recipe centres them, by the statistics of raw ``clips (M, C, T, H, W)``.
+
+    None for recipes that look at one clip alone.
+
+    Raises:
+        ConfigError: fewer than two clips have no statistics.
+    """
+    if method.recipe.target.transform != "centred":
+        return None
+    if len(clips) < 2:
+        raise ConfigError(
+            "target.transform centred needs more than one clip to centre by: give a folder, or more --frames"
+        )
+    normalise = Normalise.for_data(method.recipe.data)
+    device = next(method.parameters()).device
+    with torch.no_grad():
+        raw = torch.cat([method.targets(normalise(part).to(device))[0].float() for part in clips.split(CHUNK)])
+    return TargetSpace.measure("centred", raw, directions=False)
 
 
 def subject(loaded: LoadedModel) -> MaskedLatent | MaskedPixel:
@@ -109,14 +138,22 @@ def subject(loaded: LoadedModel) -> MaskedLatent | MaskedPixel:
     recipe = loaded.config
     if not recipe.video:
         raise ConfigError(f"surprise is for video models, and recipe {recipe.name} is for images: see visualize decode")
-    if recipe.objective.kind == "info_nce" or recipe.target.transform == "centred":
-        which = "objective.kind info_nce" if recipe.objective.kind == "info_nce" else "target.transform centred"
-        raise ConfigError(f"{which} compares a clip with the others of its batch: one clip alone has no surprise")
+    if recipe.objective.kind == "info_nce":
+        raise ConfigError("objective.kind info_nce compares clips with each other: one clip alone has no surprise")
     return latent.rebuild_pixel(loaded) if recipe.method == "masked_pixel" else latent.rebuild(loaded)
 
 
-def surprise(loaded: LoadedModel, clip: Tensor, mode: str = "masked", *, device: str = "cpu") -> Surprise:
+def centres(loaded: LoadedModel) -> bool:
+    """Whether the model's recipe centres targets, so that other clips are needed to compare with."""
+    return loaded.config.target.transform == "centred"
+
+
+def surprise(
+    loaded: LoadedModel, clip: Tensor, mode: str = "masked", *, others: Tensor | None = None, device: str = "cpu"
+) -> Surprise:
     """Prediction errors of one raw clip ``(C, L, H, W)`` of any length of at least one tubelet (two for ``future``).
+
+    others: raw clips ``(M, C, T, H, W)`` of the same data, for recipes that centre targets; none: the windows of ``clip``.
 
     Raises:
         ConfigError: an unknown mode, a model that predicts nothing, masks that hide nothing, or a clip that is too short.
@@ -124,7 +161,17 @@ def surprise(loaded: LoadedModel, clip: Tensor, mode: str = "masked", *, device:
     check_mode(loaded.config, mode)
     method = subject(loaded).to(device)
     clean = Normalise.for_data(loaded.config.data)(clip[None])[0]
-    return measure(method, clean.to(device), mode)
+    if others is None:
+        others = cut(clip, loaded.config.frames or 1, loaded.config.model.tubelet_size)
+    others = others[:, :, : clip.shape[1]]  # a clip shorter than the model's has fewer places
+    return measure(method, clean.to(device), mode, target_space(method, others))
+
+
+def cut(clip: Tensor, frames: int, tubelet: int) -> Tensor:
+    """The windows of a clip ``(C, L, H, W)`` that are measured, ``(M, C, T, H, W)`` with T frames or, if shorter, all."""
+    steps, size = clip.shape[1] // tubelet, min(clip.shape[1], frames) // tubelet
+    starts = windows(steps, size, _stride(size)) if size else []
+    return torch.stack([clip[:, s * tubelet : (s + size) * tubelet] for s in starts]) if starts else clip[None]
 
 
 def check_mode(recipe: Recipe, mode: str) -> None:
@@ -141,7 +188,7 @@ def check_mode(recipe: Recipe, mode: str) -> None:
         raise ConfigError(f"predictor.kind {recipe.predictor.kind} lets the encoder see mask tokens: use --mode masked")
 
 
-def measure(method: MaskedLatent | MaskedPixel, clip: Tensor, mode: str) -> Surprise:
+def measure(method: MaskedLatent | MaskedPixel, clip: Tensor, mode: str, space: TargetSpace | None = None) -> Surprise:
     """Prediction errors of one normalised clip ``(C, L, H, W)`` on the method's device; see :func:`surprise`."""
     recipe, least = method.recipe, 2 if mode == "future" else 1
     tubelet = recipe.model.tubelet_size
@@ -156,7 +203,12 @@ def measure(method: MaskedLatent | MaskedPixel, clip: Tensor, mode: str) -> Surp
     for begin in range(0, len(starts), CHUNK):
         chosen = starts[begin : begin + CHUNK]
         parts = torch.stack([clip[:, s * tubelet : (s + size) * tubelet] for s in chosen])
-        found = _masked(method, parts, grid, begin) if mode == "masked" else _future(method, parts, grid, chosen)
+        full = targets(method, parts, space)
+        found = (
+            _masked(method, parts, full, grid, begin)
+            if mode == "masked"
+            else _future(method, parts, full, grid, chosen)
+        )
         for start, error, often in zip(chosen, *found, strict=True):
             total[start : start + size] += error.view(grid)
             times[start : start + size] += often.view(grid)
@@ -180,12 +232,11 @@ def _stride(size: int) -> int:
 
 
 def _masked(
-    method: MaskedLatent | MaskedPixel, parts: Tensor, grid: tuple[int, ...], first: int
+    method: MaskedLatent | MaskedPixel, parts: Tensor, full: Tensor, grid: tuple[int, ...], first: int
 ) -> tuple[Tensor, Tensor]:
-    """Errors under the recipe's masks of windows ``(B, C, T, H, W)``, the first of them at place ``first``."""
+    """Errors under the recipe's masks of windows ``(B, C, T, H, W)`` with targets ``full (B, N, D)``, the first of them at place ``first``."""
     recipe = method.recipe
     masker = build_masker(recipe.mask, grid, recipe.seed)
-    full = targets(method, parts)
     places = torch.arange(first, first + len(parts))
     tokens = math.prod(grid)
     total, times = (
@@ -203,13 +254,12 @@ def _masked(
 
 
 def _future(
-    method: MaskedLatent | MaskedPixel, parts: Tensor, grid: tuple[int, ...], starts: list[int]
+    method: MaskedLatent | MaskedPixel, parts: Tensor, full: Tensor, grid: tuple[int, ...], starts: list[int]
 ) -> tuple[Tensor, Tensor]:
     """Errors of every tubelet of windows ``(B, C, T, H, W)`` from the tubelets before it.
 
     A window that begins in the middle of the clip predicts only what the window before it does not reach.
     """
-    full = targets(method, parts)
     size, tokens = grid[0], math.prod(grid)
     total, times = (
         torch.zeros(len(parts), tokens, dtype=torch.float64),

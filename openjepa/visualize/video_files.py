@@ -99,8 +99,13 @@ def write_surprise(
     surprise.subject(loaded)  # a model that predicts nothing of clips is refused before any video is read
     source = open_videos(loaded.config, data)
     videos = clips.whole_videos(source, loaded.config.data, count, frames)
+    others = clips.compared_with(source, loaded.config.data) if surprise.centres(loaded) else None
     shown = [
-        Shown(video.name, clips.to_rgb(video.clip), surprise.surprise(loaded, video.clip, mode, device=device))
+        Shown(
+            video.name,
+            clips.to_rgb(video.clip),
+            surprise.surprise(loaded, video.clip, mode, others=others, device=device),
+        )
         for video in videos
     ]
     name = Path(model).resolve().name

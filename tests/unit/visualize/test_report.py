@@ -241,3 +241,35 @@ def test_pages_are_repeatable_and_replaced_whole(run: Path) -> None:
     first = body(write_report(run, options=SMALL))
     assert body(write_report(run, options=SMALL, out=run / "deep" / "page.html")) == first
     assert [p.name for p in (run / "deep").iterdir()] == ["page.html"]
+
+
+@pytest.mark.usefixtures("plain_charts")
+def test_a_video_run_moves(video_run: Path) -> None:
+    text = write_report(video_run, options=SMALL).read_text(encoding="utf-8")
+    page = _Page(text)
+    assert {*SECTIONS, "surprise"} <= set(page.ids)
+    assert set(re.findall(r'class="missing">([^<]*)', text)) <= {
+        "No scores were written. They need labels: a folder with one subfolder per class, or openjepa evaluate on a labelled folder."
+    }
+    moving = [r for r in page.resources if r.startswith("data:image/gif")]
+    looks = 1 + 2 + 1 + 2  # one clip: itself, two blocks, the rollout, what is visible, the predictor
+    assert len(moving) == 2 * 3 + 3 * 4 + 2 + looks  # masks of two pairs, maps, surprise, attention
+    assert page.tags.count("img") == len(moving) + 2 + 1 + 2 * 4, "filmstrips, a scale, neighbours by middle frames"
+    assert len(text) < 5e6
+    for words in (
+        "What surprises it",
+        "held-out clips",
+        "short range: 8 × 0.15",
+        "openjepa visualize surprise",
+        "clip.mp4",
+    ):
+        assert words in page.text, words
+
+
+@pytest.mark.usefixtures("plain_charts")
+def test_a_video_run_without_its_predictor_keeps_the_rest(video_run: Path) -> None:
+    for name in ("predictor.safetensors", "MANIFEST.json", "manifest.json"):
+        (video_run / "model" / name).unlink(missing_ok=True)
+    page = _page(video_run)
+    assert "has no predictor network" in page.text
+    assert "What it sees" in page.text

@@ -17,13 +17,24 @@ from visualize_fakes import RECIPE, VIDEO_RECIPE
 
 from openjepa.config import build_recipe
 from openjepa.config.schema import Recipe
+from openjepa.data import Normalise
 from openjepa.errors import CheckpointError, ConfigError
 from openjepa.hub.model_directory import load_model, save_model
 from openjepa.masking import build_masker
 from openjepa.methods import build_method
 from openjepa.types import Batch, Ids, MaskGroup, Progress
 from openjepa.visualize import canvas, surprise_film
-from openjepa.visualize.surprise import Surprise, check_mode, future_masks, measure, surprise, token_errors, windows
+from openjepa.visualize.surprise import (
+    Surprise,
+    check_mode,
+    future_masks,
+    measure,
+    surprise,
+    target_space,
+    targets,
+    token_errors,
+    windows,
+)
 from openjepa.visualize.surprise_film import Scale, Shown, heat_frames, strip
 
 PIXEL_RECIPE = {
@@ -78,6 +89,21 @@ def test_a_tokens_error_is_the_mean_difference_of_prediction_and_target() -> Non
                 token = int(query.index[row, place])
                 brute[row % 2, token] += float((guess[row, place] - full[row % 2, token]).abs().mean())
     assert total.numpy() == pytest.approx(brute, abs=1e-5)
+
+
+def test_centred_targets_are_centred_by_other_clips_and_then_it_is_still_the_loss() -> None:
+    recipe = build_recipe({**VIDEO_RECIPE, "target": {"transform": "centred"}})
+    torch.manual_seed(0)
+    method = build_method(recipe).eval()
+    batch = _batch(recipe, 4)
+    normalise = Normalise.for_data(recipe.data)
+    raw = batch.inputs["video"] * normalise.std[..., None] + normalise.mean[..., None]
+    space = target_space(method, raw)  # type: ignore[arg-type]
+    group = build_masker(recipe.mask, recipe.grid, recipe.seed)(batch.places, epoch=0, step=0)
+    full = targets(method, batch.inputs["video"], space)  # type: ignore[arg-type]
+    total, times = token_errors(method, batch.inputs["video"], group, full)  # type: ignore[arg-type]
+    output = method(batch, [group], Progress(0, 10))
+    assert float(total.sum() / times.sum()) == pytest.approx(float(output.loss_sum.detach()) / output.count, rel=1e-5)
 
 
 def test_windows_cover_a_clip_of_any_length() -> None:
@@ -212,8 +238,8 @@ def test_numbers_are_all_there_in_both_forms() -> None:
 
 def _refusals() -> Iterator[tuple[dict[str, Any], str, str]]:
     yield RECIPE, "masked", "is for video models"
-    yield {**VIDEO_RECIPE, "objective": {"kind": "info_nce"}}, "masked", "with the others of its batch"
-    yield {**VIDEO_RECIPE, "target": {"transform": "centred"}}, "masked", "with the others of its batch"
+    yield {**VIDEO_RECIPE, "objective": {"kind": "info_nce"}}, "masked", "with each other"
+    yield {**VIDEO_RECIPE, "target": {"transform": "centred"}}, "masked", "more than one clip to centre by"
     yield {**VIDEO_RECIPE, "predictor": {"kind": "linear"}}, "future", "--mode masked"
     yield {**VIDEO_RECIPE, "mask": {"kind": "none"}}, "masked", "--mode future"
     yield VIDEO_RECIPE, "futrue", "did you mean 'future'"

@@ -1,4 +1,4 @@
-"""The doctor's look at the machine: devices, precision, image formats, optional parts, speed and disk."""
+"""The doctor's look at the machine: devices, precision, image formats, video codecs, optional parts, speed and disk."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from openjepa.training.engine import fast_bf16
 from openjepa.training.environment import cpu_name
 
 FORMATS = {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "TIFF": "libtiff", "JPEG 2000": "jpg_2000", "AVIF": "avif"}
+CODECS = {"H.264": "h264", "H.265": "hevc", "VP9": "vp9", "AV1": "libdav1d", "MPEG-4": "mpeg4"}  # FFmpeg's decoders
 LOW_DISK_GB = 5.0
 
 
@@ -35,6 +36,7 @@ class Machine:
     devices: tuple[str, ...]
     precision: str
     formats: dict[str, bool]
+    codecs: dict[str, bool]
     extras: dict[str, tuple[str, ...]]
     speed: dict[str, float]
     disk_free_gb: float
@@ -56,7 +58,9 @@ class Machine:
         hardware += [("precision auto", self.precision), ("disk free here", f"{self.disk_free_gb:.0f} GB")]
         formats = [(name, "yes" if there else "no") for name, there in self.formats.items()]
         speed = [(name, f"{value:,.0f}") for name, value in self.speed.items()]
+        codecs = [(name, "yes" if there else "no") for name, there in self.codecs.items()]
         found = [("Versions", list(self.versions.items())), ("Hardware", hardware), ("Image formats", formats)]
+        found.append(("Video codecs", codecs or [("none", "pip install 'openjepa[video]'")]))
         return [*found, *([("Speed", speed)] if speed else []), ("Optional parts", extras)]
 
 
@@ -80,6 +84,7 @@ def examine_machine(*, speed: bool = True) -> Machine:
         devices=_devices(),
         precision=f"{'bf16' if fast else 'fp32'} ({why})",
         formats=_formats(),
+        codecs=_codecs(),
         extras=missing_extras(),
         speed=_measure(device, fast) if speed else {},
         disk_free_gb=disk,
@@ -124,6 +129,15 @@ def _formats() -> dict[str, bool]:
 
     found = {name: bool(features.check(feature)) for name, feature in FORMATS.items()}
     return {**found, "16-bit and many-channel TIFF": _installed("tifffile")}
+
+
+def _codecs() -> dict[str, bool]:
+    """Which codecs PyAV's FFmpeg decodes; empty without PyAV, or when it cannot be loaded."""
+    try:
+        available = set(importlib.import_module("av").codecs_available)
+    except ImportError:
+        return {}
+    return {name: codec in available for name, codec in CODECS.items()}
 
 
 def _measure(device: torch.device, bf16: bool) -> dict[str, float]:

@@ -115,9 +115,12 @@ def _other_kind(name: str, recipe: Recipe) -> DataError | None:
         found = open_source(name, clip=None if recipe.video else Clips(1))
     except (DataError, MissingExtra):
         return None
+    one = len(found) == 1
     if recipe.video:
-        return DataError(f"{name} holds {len(found):,} images and no videos: use an image recipe, e.g. ijepa-tiny")
-    return DataError(f"{name} holds {len(found):,} videos and no images: use a video recipe, e.g. vjepa-tiny")
+        what = "an image and no video" if one else f"{len(found):,} images and no videos"
+        return DataError(f"{name} holds {what}: use an image recipe, e.g. ijepa-tiny")
+    what = "a video and no image" if one else f"{len(found):,} videos and no images"
+    return DataError(f"{name} holds {what}: use a video recipe, e.g. vjepa-tiny")
 
 
 def has_val(folder: str) -> bool:

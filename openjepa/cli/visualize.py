@@ -1,4 +1,7 @@
-"""``openjepa visualize``: masks, maps, surprise, attention, decoded features, reconstructions, curves, the report. Loads torch only when it draws."""
+"""``openjepa visualize``: masks, maps, surprise, attention, decoded features, reconstructions, curves, the report.
+
+torch is loaded only when something is drawn.
+"""
 
 from __future__ import annotations
 

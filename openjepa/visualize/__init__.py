@@ -4,6 +4,7 @@ Everything is drawn outside matplotlib's global state and returned as arrays, Pi
 matplotlib and jinja2 are the extra ``viz``; only curves and the report need them.
 """
 
+from openjepa.visualize.animation import Film
 from openjepa.visualize.curves import Panel, curves_figure, figure_png, panel_svg, panels
 from openjepa.visualize.files import write_curves, write_masks, write_pca, write_similarity
 from openjepa.visualize.maps import (
@@ -19,14 +20,20 @@ from openjepa.visualize.masks import MaskPreview, mask_previews, mask_sheet, pre
 from openjepa.visualize.metrics import Metrics, read_metrics
 from openjepa.visualize.neighbours import QueryRow, contact_sheet, neighbour_rows
 from openjepa.visualize.report import ReportOptions, write_report
+from openjepa.visualize.surprise import Surprise
+from openjepa.visualize.tubes import TubePreview, preview_tubes, tube_film, tube_previews
+from openjepa.visualize.video_files import write_surprise
 
 __all__ = [
+    "Film",
     "MaskPreview",
     "Metrics",
     "Panel",
     "PcaMaps",
     "QueryRow",
     "ReportOptions",
+    "Surprise",
+    "TubePreview",
     "contact_sheet",
     "curves_figure",
     "figure_png",
@@ -40,12 +47,16 @@ __all__ = [
     "pca_sheet",
     "position_share",
     "preview_masks",
+    "preview_tubes",
     "read_metrics",
     "similarity",
     "similarity_sheet",
+    "tube_film",
+    "tube_previews",
     "write_curves",
     "write_masks",
     "write_pca",
     "write_report",
     "write_similarity",
+    "write_surprise",
 ]

@@ -54,7 +54,9 @@ def mask_tiles(recipe: Recipe, source: Source, count: int) -> dict[str, Any]:
     groups = []
     for preview in previews:
         panels = [preview.original, *preview.pairs]
-        strip = np.concatenate([filmstrip(panel) for panel in panels], axis=0)
+        lines = [filmstrip(panel) for panel in panels]
+        gap = np.full((4, lines[0].shape[1], 3), 255, dtype=np.uint8)
+        strip = np.concatenate([part for line in lines for part in (line, gap)][:-1], axis=0)
         groups.append(
             {
                 "tiles": _tiles(panels, ["clip", *names], preview.name, seconds),

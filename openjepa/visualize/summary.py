@@ -52,7 +52,8 @@ def progress(facts: RunFacts) -> dict[str, Any]:
     if finite(last.get("epoch")) is not None:
         parts.append(f"{last['epoch']:.3g} epochs")
     if finite(last.get("samples")) is not None:
-        parts.append(f"{int(last['samples']):,} images seen")
+        seen = "clips" if facts.recipe is not None and facts.recipe.video else "images"
+        parts.append(f"{int(last['samples']):,} {seen} seen")
     hours = _elapsed(facts)
     if hours:
         parts.append(hours)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from openjepa.config.schema import AugmentConfig, DataConfig
 from openjepa.data import ClipTransform, Loader, Sampler, Source, Subset, TrainTransform, labels_of, read_batches
+from openjepa.data.sources import with_clips
 from openjepa.errors import ConfigError
 from openjepa.evaluation.choice import HELD_OUT, Outcome, best, hold_out
 from openjepa.evaluation.heads import OnEpoch, multiplies_bf16
@@ -25,7 +26,7 @@ from openjepa.evaluation.request import Bench, Request, Side
 from openjepa.evaluation.score import Score
 from openjepa.evaluation.tokens import names_only
 from openjepa.features import input_of, views_of
-from openjepa.features.clips import describe_source
+from openjepa.features.clips import clips_of, describe_source
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,13 @@ def _train(
         groups = layer_groups(model.encoder, model.head, lr, config.layer_decay, config.weight_decay)
         optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
         loader = Loader(
-            side.subset(), transform, sampler, workers=bench.workers, seed=seed, max_bad_share=1.0, total_steps=total
+            _anywhere(side.subset()),
+            transform,
+            sampler,
+            workers=bench.workers,
+            seed=seed,
+            max_bad_share=1.0,
+            total_steps=total,
         )
         with loader:
             for step, batch in enumerate(loader):
@@ -205,6 +212,12 @@ def _train(
                 optimizer.step()
                 _tell(step, total, sampler.steps_per_epoch, float(loss.detach()), on_epoch)
     return model.eval(), rate
+
+
+def _anywhere(source: Source) -> Source:
+    """Videos in clips from a random place, as pretraining takes them; images as they are."""
+    clips = clips_of(source)
+    return source if clips is None else with_clips(source, replace(clips, where="random", count=1))
 
 
 def _tell(step: int, total: int, per_epoch: int, loss: float, on_epoch: OnEpoch | None) -> None:

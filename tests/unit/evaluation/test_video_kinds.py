@@ -116,3 +116,18 @@ def test_a_folder_of_videos_for_an_encoder_of_images_is_one_line(tmp_path, place
     film = write_video(tmp_path / "film.mp4", 8, fps=8)
     with pytest.raises(DataError, match="is a video, and trained takes images"):
         openjepa.load(tmp_path / "m").embed(film)
+
+
+def test_an_encoder_of_video_from_hugging_face_is_judged_in_clips_of_its_own(place, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="extra 'hf' is not installed")
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 1, "crop_size": 32, "patch_size": 16}
+    narrow = {"pred_hidden_size": 24, "pred_num_attention_heads": 1, "pred_num_hidden_layers": 1}
+    config = transformers.VJEPA2Config(**sizes, **narrow, frames_per_clip=4)
+    transformers.VJEPA2Model(config).save_pretrained(tmp_path / "hf")
+    loaded = openjepa.load(tmp_path / "hf")
+    assert loaded.clip.frames == 4
+    assert loaded.embed(place / "val" / "red" / "00.mp4", tokens="patch").shape == (1, 8, 24)
+    found = judge("knn", loaded, place, clips=ClipOptions(segments=2, views=3))
+    assert found[loaded.name, "knn"].value > 0.7
+    assert ("single frames", "knn") in found
+    assert loaded.seen(ClipOptions(frames=6)).embed(place / "val" / "red" / "00.mp4", tokens="patch").shape[1] == 12

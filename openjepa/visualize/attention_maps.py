@@ -1,6 +1,7 @@
 """Where attention goes, as maps on the patch grid: of the encoder over the whole image, of the predictor over what it sees.
 
-Of clips the grid is ``(t, h, w)``, a map for each tubelet, and "image" below means clip. Numbers are shares of one query's attention: all its keys together get 1. Maps of one sheet share one colour scale.
+Of clips the grid is ``(t, h, w)``, a map for each tubelet, and "image" below means clip. Numbers are shares of one query's
+attention: all its keys together get 1. Maps of one sheet share one colour scale.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ class AttentionMaps:
 
     values: ``(M, T, h, w)`` (of clips ``(M, T, t, h, w)``) share of attention that goes to each patch, NaN at patches
     that are not there to be seen. names: what each of the T is. queries: row and column of the asking patch of each image
-    (of clips tubelet, row and column), or None for the mean over all patches. elsewhere: ``(M, T)`` share that goes to other tokens (class, register or mask tokens). seen:
-    ``(M, h, w)`` which patches could be seen. note: in one sentence what is drawn.
+    (of clips tubelet, row and column), or None for the mean over all patches. elsewhere: ``(M, T)`` share that
+    goes to other tokens (class, register or mask tokens). seen: ``(M, h, w)`` which patches could be seen. note: in one
+    sentence what is drawn.
     """
 
     values: Floats
@@ -60,8 +62,8 @@ def encoder_attention(
 
     Args:
         layer: block, negative from the end. head: ``mean``, ``all`` or a number. patch: row and column of the patch
-            that asks (in a clip that of the middle tubelet); None for the mean over all patches, then a map says how much each is looked at. rollout: follow
-            attention through all blocks up to ``layer`` (then heads are averaged).
+            that asks (in a clip that of the middle tubelet); None for the mean over all patches, then a map says
+            how much each is looked at. rollout: follow attention through all blocks up to ``layer`` (then heads are averaged).
 
     Raises:
         ConfigError: no such layer, head or patch, or an encoder whose attention cannot be shown.

@@ -34,8 +34,9 @@ PLAIN = "The model predicts pixels as they are; nothing of a hidden patch is giv
 class Reconstructions:
     """Rows of pictures with the names of their columns, a caption for each row, and notes in sentences.
 
-    rows: pictures ``(H, W, 3)``, of clips frames ``(T, H, W, 3)``. pixels: ``(M, C, H, W)`` or ``(M, C, T, H, W)`` in 0..1, predictions pasted into the visible image. explained: ``(M)`` share of the variance
-    inside hidden patches that is predicted (0: as good as the patch's mean; below: worse).
+    rows: pictures ``(H, W, 3)``, of clips frames ``(T, H, W, 3)``. pixels: ``(M, C, H, W)`` or ``(M, C, T, H, W)`` in 0..1,
+    predictions pasted into the visible image. explained: ``(M)`` share of the variance inside hidden patches that is
+    predicted (0: as good as the patch's mean; below: worse).
     """
 
     rows: list[list[Image]]

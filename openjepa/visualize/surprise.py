@@ -234,7 +234,7 @@ def _stride(size: int) -> int:
 def _masked(
     method: MaskedLatent | MaskedPixel, parts: Tensor, full: Tensor, grid: tuple[int, ...], first: int
 ) -> tuple[Tensor, Tensor]:
-    """Errors under the recipe's masks of windows ``(B, C, T, H, W)`` with targets ``full (B, N, D)``, the first of them at place ``first``."""
+    """Errors under the recipe's masks of windows ``(B, C, T, H, W)``, targets ``full (B, N, D)``, from place ``first`` on."""
     recipe = method.recipe
     masker = build_masker(recipe.mask, grid, recipe.seed)
     places = torch.arange(first, first + len(parts))

@@ -11,6 +11,7 @@ import torch
 
 from openjepa.config import Recipe
 from openjepa.data import Normalise, Source
+from openjepa.data.video_inspection import check_clips
 from openjepa.errors import CheckpointError, ConfigError
 from openjepa.hub.checkpoint import Checkpoint, discard_after, list_checkpoints, load_last
 from openjepa.hub.model_directory import load_model
@@ -357,6 +358,8 @@ def _speak_data(reporter: Reporter, lanes: Sequence[Lane], sources: Sequence[Sou
         note = getattr(source, "note", "")
         if note:
             reporter.say(f"data: {note}")
+        for line in check_clips(source):
+            reporter.say(f"data: {line}")
     learning = sum(p.numel() for p in method.parameters() if p.requires_grad)
     target = {"ema": "a slow average is the target", "frozen": "a frozen encoder is the target"}
     second = target.get(method.recipe.target.kind, "no second encoder")

@@ -226,7 +226,7 @@ def check_clips(source: Source, on_look: Callable[[int], None] | None = None) ->
     notes = clip_notes([info.timeline for info in infos], inner.clips)
     sizes = {(info.width, info.height) for info in infos}
     if len(sizes) > 1:
-        low, high = min(sizes, key=lambda s: s[0] * s[1]), max(sizes, key=lambda s: s[0] * s[1])
+        low, *_, high = sorted(sizes, key=lambda size: (size[0] * size[1], size))
         notes.append(
             f"videos are of {len(sizes)} sizes ({low[0]}x{low[1]} to {high[0]}x{high[1]}): each is cropped and resized to "
             "data.image_size"

@@ -119,7 +119,7 @@ class TestCommands:
         assert result.exit_code == 0
         for line in (
             "videos: 6",
-            "containers: mov 2, ",
+            "mov 2",
             "variable frame rate: 1 of the videos",
             "clips: no video is as long as a clip of 64 frames at 8 fps",
             "classes: 2: run 4, walk 2",

@@ -1,7 +1,8 @@
 """The data that flows between rooms: plain records of tensors, no behaviour beyond moving and slicing.
 
 Axis legend used throughout the package: B batch, C channels, T frames, H×W pixels, t×h×w token grid (t tubelets; images
-have h×w only), N = t·h·w tokens, token id = (τ·h + row)·w + column, K kept tokens (padded to the longest row), D encoder width, P predictor width.
+have h×w only), N = t·h·w tokens, token id = (τ·h + row)·w + column, K kept tokens (padded to the longest row),
+D encoder width, P predictor width.
 """
 
 from __future__ import annotations

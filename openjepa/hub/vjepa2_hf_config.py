@@ -34,7 +34,8 @@ PROCESSOR = "video_preprocessor_config.json"
 def recipe_of(config: Mapping[str, Any], name: str, processor: Mapping[str, Any] | None = None) -> Recipe:
     """Our recipe of a ``VJEPA2Config``; what a file leaves out is what transformers takes then.
 
-    name: for messages. processor: settings of the video processor beside it. The recipe samples clips at :data:`FPS`, hides tubes and averages by momentum, as published.
+    name: for messages. processor: settings of the video processor beside it. The recipe samples clips at :data:`FPS`,
+    hides tubes and averages by momentum, as published.
 
     Raises:
         CheckpointError: something our encoder does not have.

@@ -123,18 +123,18 @@ def surprise_tiles(loaded: LoadedModel, held_out: Source, *, count: int, device:
             video.name,
             clips.to_rgb(video.clip),
             surprise.surprise(loaded, video.clip, mode, others=others, device=device),
+            video.seconds,
         )
         for video in videos
     ]
-    seconds = videos[0].seconds
-    film = surprise_film.surprise_film(shown, seconds, "", tile=160)
+    film = surprise_film.surprise_film(shown, "", tile=160)
     groups = []
     for row, each in enumerate(shown):
         video, heat = film.rows[row]
         gap = np.full((len(video), video.shape[1], 8, 3), 255, dtype=np.uint8)
         strips = np.stack([film.strips[row](frame) for frame in range(len(video))])
         whole = np.concatenate([np.concatenate([video, gap, heat], axis=2), strips], axis=1)
-        tile = Tile(gif_uri(whole, seconds), f"prediction error over {each.name}", {})
+        tile = Tile(gif_uri(whole, each.seconds), f"prediction error over {each.name}", {})
         groups.append({"tiles": [tile], "name": each.name, "caption": film.captions[row]})
     assert film.legend is not None
     return {

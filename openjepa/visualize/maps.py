@@ -127,8 +127,8 @@ def _note(
     shares = ", ".join(percent(share) for share in explained.tolist())
     parts = [
         f"Red, green, blue: first three principal components ({shares} of the variance) of the patch features of all "
-        f"{count} {what} together ({height} × {width} patches each); every component cut at its {percentiles[0]:g}th "
-        f"and {percentiles[1]:g}th percentile over all {what}"
+        f"{count} {what} together ({height} × {width} patches each); every component cut at its percentiles "
+        f"{percentiles[0]:g} and {percentiles[1]:g} over all {what}"
     ]
     if centre == "position":
         parts.append(f"the mean over the {what} was subtracted at each position")

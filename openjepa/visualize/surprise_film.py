@@ -35,11 +35,12 @@ READ = {
 
 @dataclass(frozen=True)
 class Shown:
-    """One clip with its errors. frames ``(L, H, W, 3)`` as the encoder saw them."""
+    """One clip with its errors. frames ``(L, H, W, 3)`` as the encoder saw them; seconds: how long one of them lasts."""
 
     name: str
     frames: Frames
     found: Surprise
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,11 @@ def strip(steps: Floats, seconds: float, width: int, scale: Scale, frames_per_st
     return at
 
 
-def surprise_film(shown: Sequence[Shown], seconds: float, title: str, tile: int = canvas.TILE) -> Film:
-    """A row per clip: frames, errors over them, and the strip. One colour scale for all. seconds: of one frame."""
+def surprise_film(shown: Sequence[Shown], title: str, tile: int = canvas.TILE) -> Film:
+    """A row per clip: frames, errors over them, and the strip, by the clip's own clock. One colour scale for all.
+
+    All are shown at the rate of the first.
+    """
     errors = [each.found.error.numpy() for each in shown]
     scale = Scale.of(errors)
     rows, strips, captions = [], [], []
@@ -134,10 +138,10 @@ def surprise_film(shown: Sequence[Shown], seconds: float, title: str, tile: int 
         panels = [_sized(whole, tile), _sized(heat_frames(whole, error, tubelet, scale), tile)]
         width = sum(panel.shape[2] for panel in panels) + 8
         rows.append(panels)
-        strips.append(strip(each.found.steps.numpy(), seconds * tubelet, width, scale, tubelet))
-        captions.append(caption(each, seconds))
+        strips.append(strip(each.found.steps.numpy(), each.seconds * tubelet, width, scale, tubelet))
+        captions.append(caption(each))
     return Film(
-        rows, seconds, columns=["clip", "prediction error"], captions=captions, title=title, notes=notes(shown),
+        rows, shown[0].seconds, columns=["clip", "prediction error"], captions=captions, title=title, notes=notes(shown),
         legend=key(scale, shown[0].found.distance), strips=strips,
     )  # fmt: skip
 
@@ -149,13 +153,13 @@ def key(scale: Scale, distance: str, width: int = 300) -> Image:
     return canvas.colour_bar(1.0, f"error of a token ({distance})", marks, width)
 
 
-def caption(each: Shown, seconds: float) -> str:
+def caption(each: Shown) -> str:
     """Mean and peak of a clip in words."""
     steps = each.found.steps.numpy()
     if not np.isfinite(steps).any():
         return f"nothing was predicted · {each.name}"
     peak = int(np.nanargmax(steps))
-    at = peak * each.found.tubelet * seconds
+    at = peak * each.found.tubelet * each.seconds
     return f"mean {np.nanmean(steps):.3g}, highest {steps[peak]:.3g} at {at:.2f} s · {each.name}"
 
 
@@ -174,18 +178,18 @@ def _sized(frames: Frames, tile: int) -> Frames:
     return np.stack([canvas.tile(frame, tile) for frame in frames])
 
 
-def numbers(shown: Sequence[Shown], seconds: float, model: str) -> dict[str, Any]:
-    """All errors as plain numbers; None where nothing was predicted. seconds: of one frame."""
+def numbers(shown: Sequence[Shown], model: str) -> dict[str, Any]:
+    """All errors as plain numbers; None where nothing was predicted."""
     return {
         "model": model,
         "mode": shown[0].found.mode,
         "distance": shown[0].found.distance,
         "tubelet_frames": shown[0].found.tubelet,
-        "seconds_per_step": seconds * shown[0].found.tubelet,
         "videos": [
             {
                 "name": each.name,
                 "grid": list(each.found.error.shape),
+                "seconds_per_step": each.seconds * each.found.tubelet,
                 "mean": _plain(each.found.error.nanmean().item()),
                 "steps": [_plain(value) for value in each.found.steps.tolist()],
                 "error": [[[_plain(v) for v in row] for row in step] for step in each.found.error.tolist()],
@@ -210,7 +214,7 @@ def as_csv(told: dict[str, Any]) -> bytes:
         for step, (plane, often) in enumerate(zip(video["error"], video["times"], strict=True)):
             for row, (values, counts) in enumerate(zip(plane, often, strict=True)):
                 for column, (value, count) in enumerate(zip(values, counts, strict=True)):
-                    begin = f"{step * told['seconds_per_step']:.6g}"
+                    begin = f"{step * video['seconds_per_step']:.6g}"
                     table.writerow([video["name"], step, begin, row, column, "" if value is None else value, count])
     return text.getvalue().encode()
 

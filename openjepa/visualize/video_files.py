@@ -105,14 +105,15 @@ def write_surprise(
             video.name,
             clips.to_rgb(video.clip),
             surprise.surprise(loaded, video.clip, mode, others=others, device=device),
+            video.seconds,
         )
         for video in videos
     ]
     name = Path(model).resolve().name
-    film = surprise_film.surprise_film(shown, videos[0].seconds, f"Surprise: error of predictions · {name}")
+    film = surprise_film.surprise_film(shown, f"Surprise: error of predictions · {name}")
     written = [write_film(path, film)]
     if table is not None:
-        told = surprise_film.numbers(shown, videos[0].seconds, name)
+        told = surprise_film.numbers(shown, name)
         form = surprise_film.as_csv if table.suffix.lower() == ".csv" else surprise_film.as_json
         written.append(write_bytes(table, form(told)))
     return written

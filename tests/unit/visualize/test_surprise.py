@@ -171,12 +171,12 @@ def test_an_object_that_jumps_surprises_when_and_where_it_jumps() -> None:
     assert float(found.error[rest].abs().max()) == 0
 
 
-def _shown(video: str = "a.mp4") -> Shown:
+def _shown(video: str = "a.mp4", seconds: float = 0.5) -> Shown:
     error = torch.linspace(0.2, 0.8, 16).view(4, 2, 2).clone()
     error[0] = float("nan")
     times = (~error.isnan()).long() * 3
     frames = np.full((9, 16, 16, 3), 90, dtype=np.uint8)
-    return Shown(video, frames, Surprise(error, times, 2, "future", "l1"))
+    return Shown(video, frames, Surprise(error, times, 2, "future", "l1"), seconds)
 
 
 def test_heat_lies_on_the_frames_and_patches_of_its_tokens() -> None:
@@ -210,30 +210,32 @@ def test_the_strip_is_higher_where_the_error_is_and_marks_the_frame() -> None:
 
 
 def test_the_film_says_mean_peak_and_how_it_was_measured() -> None:
-    film = surprise_film.surprise_film([_shown(), _shown("b.mp4")], 0.5, "Surprise")
+    film = surprise_film.surprise_film([_shown(), _shown("b.mp4", 0.1)], "Surprise")
     assert len(film) == 8
     assert film.captions[0].startswith("mean 0.58, highest 0.74 at 3.00 s")
+    assert film.captions[1].startswith("mean 0.58, highest 0.74 at 0.60 s"), "by the clock of its own file"
     assert "frames before it" in film.notes[0]
     assert len(film.pages()) == 8
     assert film.contact().size[0] > 0
 
 
 def test_numbers_are_all_there_in_both_forms() -> None:
-    told = surprise_film.numbers([_shown()], 0.5, "model")
+    told = surprise_film.numbers([_shown(), _shown("b.mp4", 0.1)], "model")
     read = json.loads(surprise_film.as_json(told))
     video = read["videos"][0]
-    assert read["seconds_per_step"] == 1.0
+    assert [each["seconds_per_step"] for each in read["videos"]] == [1.0, 0.2]
     assert video["grid"] == [4, 2, 2]
     assert video["steps"][0] is None
     assert video["steps"][3] == pytest.approx(0.74)
     assert video["error"][3][1][1] == pytest.approx(0.8)
     rows = list(csv.DictReader(io.StringIO(surprise_film.as_csv(told).decode())))
-    assert len(rows) == 16
+    assert len(rows) == 32
+    assert rows[-1]["seconds"] == "0.6"
     assert rows[0]["error"] == ""
-    assert rows[-1] == {
-        "video": "a.mp4", "step": "3", "seconds": "3", "row": "1", "column": "1", "error": rows[-1]["error"], "times": "3",
+    assert rows[15] == {
+        "video": "a.mp4", "step": "3", "seconds": "3", "row": "1", "column": "1", "error": rows[15]["error"], "times": "3",
     }  # fmt: skip
-    assert float(rows[-1]["error"]) == pytest.approx(0.8)
+    assert float(rows[15]["error"]) == pytest.approx(0.8)
 
 
 def _refusals() -> Iterator[tuple[dict[str, Any], str, str]]:

@@ -129,16 +129,16 @@ def _boxes(masks: NDArray[np.int64], count: int) -> tuple[Tensor, Tensor]:
 class SceneVideo:
     """An opened scene clip: frames by time, as of a file. Nothing needs closing; ``close`` is there for those who do."""
 
-    def __init__(self, spec: ClipSpec, size: int, frames: int) -> None:
-        self.spec, self.size = spec, size
+    def __init__(self, spec: ClipSpec, size: int, frames: int, channels: int = 3) -> None:
+        self.spec, self.size, self.channels = spec, size, channels
         self.frames: int | None = frames
         self.fps, self.duration = FPS, frames / FPS
 
     def at(self, times: NDArray[np.float64]) -> Tensor:
-        """Frames ``(T, 3, size, size)`` uint8 shown at ``times`` in seconds."""
+        """Frames ``(T, channels, size, size)`` uint8 shown at ``times`` in seconds."""
         assert self.frames is not None
         numbers = Timeline.even(self.frames, FPS).numbers(np.asarray(times, np.float64))
-        return torch.from_numpy(_drawn(self.spec, self.size, numbers.astype(np.float64), masks=False)[0])
+        return _with_channels(_drawn(self.spec, self.size, numbers.astype(np.float64), masks=False)[0], self.channels)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -233,23 +233,28 @@ class SceneClips:
 
     def video(self, index: int) -> SceneVideo:
         """A clip as an opened video."""
-        return SceneVideo(plan_clip(self.generator_seed, self._check(index)), self.size, self.frames)
+        return SceneVideo(plan_clip(self.generator_seed, self._check(index)), self.size, self.frames, self.channels)
 
     def read(self, index: int) -> Tensor:
         """``(count·T, channels, size, size)`` uint8; random starts are drawn from torch's global generator."""
         spec, timeline = plan_clip(self.generator_seed, self._check(index)), Timeline.even(self.frames, FPS)
         moments = self.clips.moments(timeline, self.clips.draws(), self.item_id(index))
         numbers = timeline.numbers(moments.times).astype(np.float64)
-        frames = _drawn(spec, self.size, numbers, masks=False)[0]
-        if self.channels == 3:
-            return torch.from_numpy(frames)
-        rows = frames.transpose(0, 2, 3, 1).reshape(-1, self.size, 3)  # fit_channels takes (H, W, C)
-        return torch.from_numpy(fit_channels(rows, 1).reshape(len(frames), 1, self.size, self.size))
+        return _with_channels(_drawn(spec, self.size, numbers, masks=False)[0], self.channels)
 
     def fingerprint(self) -> str:
         """Generator version, seed, count, size, clips and label."""
         about = f"{self.name} clips v{VERSION} seed {self.seed} count {self.count} size {self.size}"
         return f"{about} channels {self.channels} frames {self.frames} label {self.labelled} {self.clips}"
+
+
+def _with_channels(frames: NDArray[np.uint8], channels: int) -> Tensor:
+    """Drawn frames ``(T, 3, size, size)`` in colour, or as brightness ``(T, 1, size, size)``."""
+    if channels == 3:
+        return torch.from_numpy(frames)
+    count, _, height, width = frames.shape
+    rows = frames.transpose(0, 2, 3, 1).reshape(-1, width, 3)  # fit_channels takes (H, W, C)
+    return torch.from_numpy(fit_channels(rows, 1).reshape(count, 1, height, width))
 
 
 def _needed(clips: Clips) -> int:

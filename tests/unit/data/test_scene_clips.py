@@ -220,7 +220,10 @@ def test_sides_share_no_clip_and_gray_and_refusals():
     assert len(seen) == 30
     assert not any(val.read(i).numpy().tobytes() in seen for i in range(30))
     assert (train.item_id(12), val.item_id(12)) == ("scenes/00012", "scenes-val/00012")
-    gray = SceneClips(2, 16, channels=1, clips=CENTRE).read(0)
+    source = SceneClips(2, 16, channels=1, clips=CENTRE)
+    gray = source.read(0)
+    with source.video(0) as video:  # what anticipation and pictures read
+        assert video.at(np.array([0.0, 0.5])).shape == (2, 1, 16, 16)
     assert gray.shape == (8, 1, 16, 16)
     assert (gray.float() - SceneClips(2, 16, clips=CENTRE).read(0).float().mean(1, keepdim=True)).abs().max() < 60
     assert draw_clip(plan_clip(0, 0), 1, np.zeros(1)).video.shape == (1, 3, 1, 1)

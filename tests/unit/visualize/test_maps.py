@@ -60,7 +60,7 @@ def test_percentiles_are_what_is_drawn_as_black_and_full() -> None:
     found = pca_maps(features, percentiles=(10, 90))
     share = [(found.colours[..., c] == 0).mean() for c in range(3)]
     assert share == pytest.approx([0.1] * 3, abs=0.02)
-    assert "10th and 90th percentile" in found.note
+    assert "at its percentiles 10 and 90 over all" in found.note
 
 
 def test_foreground_is_found_and_the_rest_is_grey() -> None:

@@ -25,8 +25,9 @@ from fake_videos import FakeVideos
 from tiny_runs import Generated, differences, in_child, largest_difference, numbers, saved_state, tiny_recipe
 from tiny_videos import video_recipe
 
+from openjepa.config import stage_recipes
 from openjepa.errors import OpenJepaError
-from openjepa.training import Event, train
+from openjepa.training import Event, StagePart, train, train_stages
 
 SETTINGS = ("train.length=3 steps", "checkpoint.every=2 steps", "log.every=1 steps", "train.batch_size=7")
 
@@ -238,12 +239,30 @@ def refusals(folder: Path, sources: list[Any], settings: tuple[str, ...]) -> dic
     return said
 
 
+def staged(folder: Path) -> dict[str, Any]:
+    """Two stages on two processes, of which only one meets the unreadable video in the last stage."""
+    stages = "stages=[{name: one}, {name: two, changes: {data.clip.frames: 6}}]"
+    settings = (stages, "train.length=1 steps", "train.batch_size=2", "data.max_bad_share=0.5")
+    recipe = video_recipe(*settings)
+
+    def work(rank: int) -> None:
+        torch.set_num_threads(1)
+        videos = FakeVideos(2, lengths=(24, 3), bad=(1,))
+        parts = [StagePart(stage, videos) for stage in stage_recipes(recipe)]
+        found = train_stages(recipe, parts, out=folder / "run", console=False)
+        (folder / f"found-{rank}.json").write_text(json.dumps([dict(found.bad), found.finished]))
+
+    codes = wait(ranks(2, work), 120)
+    return {"codes": codes, "found": [json.loads(path.read_text()) for path in sorted(folder.glob("found-*.json"))]}
+
+
 SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "same_weights": same_weights,
     "sharded_parts": sharded_parts,
     "across": across,
     "killed": lost,
     "streams": streams,
+    "staged": staged,
     "hanging": lambda folder: lost(folder, signal.SIGSTOP),
 }
 

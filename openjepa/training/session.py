@@ -315,14 +315,18 @@ class Session:
         row = self._rows[-1] if self._rows else {}
         stopped = self._signals.name or "another process" if not state.step >= self.plan.total else None
         skips = self.updater.skips.total
-        bad, padded = self.feed.bad, self.feed.padded
+        # Of all processes, as they were merged for the last checkpoint.
+        bad, padded = state.bad, state.padded
         return RunResult(self.out, state.step, self.plan.total, self._verdict, row, bad, skips, stopped, padded)
 
     def _say_end(self) -> None:
-        step, total, bad, padded = self.state.step, self.plan.total, self.feed.bad, self.feed.padded
+        step, total, bad, padded = self.state.step, self.plan.total, self.state.bad, self.state.padded
         if bad:
             names = ", ".join(list(bad)[:3]) + (", …" if len(bad) > 3 else "")
-            self.reporter.warn(f"{len(bad)} files could not be read and were replaced by others: {names}")
+            many = f"{len(bad)} files" if len(bad) > 1 else "1 file"
+            self.reporter.warn(
+                f"{many} could not be read and {'were' if len(bad) > 1 else 'was'} replaced by others: {names}"
+            )
         if padded:
             names = ", ".join(list(padded)[:3]) + (", …" if len(padded) > 3 else "")
             many = f"{len(padded)} videos are" if len(padded) > 1 else "1 video is"

@@ -63,3 +63,10 @@ def test_clips_and_images_on_two_processes_are_one_run(tmp_path: Path) -> None:
         assert result["codes"] == [0, 0], name
         assert result["weights"] < 1e-6, (name, result)
         assert result["loss"] < 1e-6, (name, result)
+
+
+def test_stages_end_together_when_one_process_alone_met_a_bad_file(tmp_path: Path) -> None:
+    result = scenario("staged", tmp_path)
+    assert result["codes"] == [0, 0]
+    assert result["found"] == [[{"videos/001.mp4": "is broken"}, True]] * 2
+    assert json.loads((tmp_path / "run/bad_files.json").read_text()) == {"videos/001.mp4": "is broken"}

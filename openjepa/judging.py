@@ -214,8 +214,17 @@ def choose_device(wish: str) -> str:
 
 
 def _check_video(loaded: AnyModel, entries: Sequence[Evaluator], look: ClipOptions) -> None:
-    """Raise ConfigError for measures of clips, or views of them, asked of an encoder that sees images."""
+    """Raise ConfigError for measures of clips asked of images, of images asked of clips, and views that nobody looks at."""
     if loaded.clip is not None:
+        for entry in entries:
+            if entry.sees == "images":
+                raise ConfigError(
+                    f"{entry.name} is a measure of images, and {loaded.name} takes clips: give --as-images"
+                )
+            if entry.sees == "one clip" and (look.segments > 1 or look.views > 1):
+                raise ConfigError(
+                    f"{entry.name} sees one clip of each video, its centre: leave --clips and --views at 1"
+                )
         return
     named = [entry.name for entry in entries if entry.video]
     if named:

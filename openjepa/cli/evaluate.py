@@ -207,6 +207,7 @@ def masks(
 
 
 @app.command("scenes")
+@with_clips
 def scenes(
     model: Model,
     images: Annotated[int, typer.Option(min=40, help="scenes to fit on; half as many to score on")] = 2_048,
@@ -217,10 +218,11 @@ def scenes(
     device: Device = "auto",
     batch_size: BatchSize = 64,
     seed: Seed = 0,
+    clips: Clips = None,
 ) -> None:
     """How well the number of objects, their distance and their size can be read off the features of built-in scenes."""
     options = _options(layers, cache, baselines, device, batch_size, seed)
-    score("scenes", json, model=model, options={"scenes": {"images": images}}, **options)
+    score("scenes", json, model=model, options={"scenes": {"images": images}}, clips=clips, **options)
 
 
 def parse_counts(text: str) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from openjepa.evaluation.retrieval import retrieval
 from openjepa.evaluation.scene_probes import scene_probes
 from openjepa.evaluation.score import Score
 from openjepa.evaluation.trained import TRAINED
-from openjepa.features import Across, Features, cached_extract, cached_raw_pixels
+from openjepa.features import Across, Features, FrameAveraged, cached_extract, cached_raw_pixels
 from openjepa.features.extraction import Layers, Precision, TokenKind
 from openjepa.types import Encoder
 
@@ -82,8 +82,24 @@ _ENTRIES = (
     Evaluator("low-shot", _low_shot, help="logistic regression on a few labels per class, several draws", cheap=True),
     Evaluator("kmeans", _kmeans, help="agreement of unlabelled clusters with the classes", cheap=True),
     Evaluator("retrieval", _retrieval, help="mean average precision of rankings by cosine", cheap=True),
-    Evaluator("masks", _masks, "encoder", "is an image under two masks closer to itself than to others?", data="val"),
-    Evaluator("scenes", _scenes, "encoder", "count, distance and size on built-in scenes", pixels=True, data="none"),
+    Evaluator(
+        "masks",
+        _masks,
+        "encoder",
+        "is an image under two masks closer to itself than to others?",
+        data="val",
+        sees="one clip",
+        masked=True,
+    ),
+    Evaluator(
+        "scenes",
+        _scenes,
+        "encoder",
+        "count, distance and size on built-in scenes",
+        pixels=True,
+        data="none",
+        sees="images",
+    ),
     *MOTION,
     *TRAINED,
 )
@@ -163,7 +179,9 @@ def evaluate(
     subjects = _subjects(bench, {subject: encoder, **(baselines or {})}, known, raw_pixels)
     scores = []
     for name, place in subjects.items():
-        scores += _judge(entries, name, place, settings, on_progress)
+        alone = name != subject and isinstance(place.encoder, FrameAveraged)
+        chosen = [entry for entry in entries if not (alone and entry.masked)]
+        scores += _judge(chosen, name, place, settings, on_progress)
     return scores
 
 
@@ -207,10 +225,13 @@ def _epochs(on_progress: OnEvaluate | None, subject: str, what: str) -> Callable
 
 
 def _with_skipped(score: Score, request: Request, clips: Mapping[str, Any]) -> Score:
-    """``score`` with the clips it is of, and a word on files that could not be read, when there were any."""
+    """``score`` with the clips it is of, and a word on files that could not be read, when there were any.
+
+    How several clips are joined is of probes on tokens, which say it themselves: pooled features are averaged.
+    """
     sides = {"train": request.train, "val": request.val}
     bad = [f"{len(found.bad)} {side}" for side, found in sides.items() if found is not None and found.bad]
-    more = {key: value for key, value in clips.items() if key not in score.protocol}
+    more = {key: value for key, value in clips.items() if key not in (*score.protocol, "across")}
     more |= {"unreadable_files": " + ".join(bad)} if bad else {}
     return replace(score, protocol={**score.protocol, **more}) if more else score
 

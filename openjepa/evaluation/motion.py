@@ -239,6 +239,7 @@ MOTION = (
         pixels=True,
         data="none",
         video=True,
+        sees="one clip",
     ),
     Evaluator(
         "temporal-order",
@@ -248,5 +249,6 @@ MOTION = (
         pixels=True,
         data="none",
         video=True,
+        sees="one clip",
     ),
 )

@@ -144,7 +144,9 @@ class Evaluator:
     run: from a request to scores. needs: ``pooled`` or ``patch`` features in ``Request.train`` and ``val``, or the
     ``encoder`` in ``Request.bench``. help: one line. cheap: part of ``all``. pixels: raw pixels can be judged although
     it is not ``pooled`` (which they always can). data: ``labelled`` train and val, only ``val`` (labels unused), or
-    ``none``: it brings its own. video: for encoders of clips only. predictor: it asks the predictor.
+    ``none``: it brings its own. video: for encoders of clips only. predictor: it asks the predictor. sees: ``clips`` of each
+    video, as many as asked for, or ``one clip``, or ``images`` alone. masked: it hides patches, which encoders of single
+    frames do not.
     """
 
     name: str
@@ -156,6 +158,8 @@ class Evaluator:
     data: Literal["labelled", "val", "none"] = "labelled"
     video: bool = False
     predictor: bool = False
+    sees: Literal["clips", "one clip", "images"] = "clips"
+    masked: bool = False
 
 
 def options_of(name: str, settings: Settings, known: tuple[str, ...]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ TRAINED = (
         "class of a video from what comes before, with and without what the predictor expects",
         video=True,
         predictor=True,
+        sees="one clip",
     ),
     Evaluator(finetune.NAME, finetune.run, "encoder", "accuracy after training the encoder too, layer-wise rates"),
 )

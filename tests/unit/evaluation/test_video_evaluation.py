@@ -61,9 +61,9 @@ def test_videos_are_judged_beside_frames_alone_pixels_and_differences(model, pla
 def test_segments_and_views_reach_the_probes(model, place):
     look = ClipOptions(segments=2, views=3)
     found = judge(["attentive", "mean-pool-grid", "knn"], model, place, clips=look, baselines=False)
-    for name in ("attentive", "knn"):
+    for name, across in (("attentive", "attend"), ("mean-pool-grid", "attend"), ("knn", None)):  # pooled are averaged
         protocol = found["trained", name].protocol
-        assert (protocol["segments"], protocol["views"], protocol["across"]) == (2, "1 in train, 3 in val", "attend")
+        assert (protocol["segments"], protocol["views"], protocol.get("across")) == (2, "1 in train, 3 in val", across)
     assert found["trained", "attentive"].value > 0.6
     apart = judge("attentive", model, place, clips=replace(look, across="average"), baselines=False)
     assert apart["trained", "attentive"].protocol["across"] == "average"

@@ -83,13 +83,29 @@ def test_an_encoder_of_video_sees_images_only_when_asked(model, place):
 
 
 def test_masks_and_cka_take_clips(model, place):
-    found = judge("masks", model, place, baselines=False, options={"masks": {"keep": 0.5}})
+    found = judge(["masks", "knn"], model, place, options={"masks": {"keep": 0.5}})
+    assert {subject for subject, name in found if name == "masks"} == {"trained", "random initialisation"}
+    assert ("single frames", "knn") in found  # which sees whole frames, so that nothing of them can be hidden
     assert 0 <= found["trained", "masks"].value <= 1
     drawn = judge("masks", model, place, baselines=False, options={"masks": {"views": "recipe"}})
     assert drawn["trained", "masks"].protocol["views"] == "the recipe's own masks"
     same = api.cka(model=model, other=model, data=place / "val", cache=None, baselines=False, per_layer=True)
     assert same.scores[0].value == pytest.approx(1)
     assert same.matrix[2][2] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("what", ["masks", "motion", "temporal-order", "anticipation"])
+def test_measures_of_one_clip_refuse_more(what, model, place):
+    for look in (ClipOptions(segments=2), ClipOptions(views=3)):
+        with pytest.raises(ConfigError, match=f"{what} sees one clip of each video"):
+            judge(what, model, place, clips=look)
+
+
+def test_a_measure_of_images_sees_an_encoder_of_video_as_one_of_images(place, capsys):
+    words = ["evaluate", "scenes", "--model", str(place / "model"), "--images", "40", "--cache", "none"]
+    assert main([*words, "--no-baselines"]) == 2
+    assert "takes clips: give --as-images" in capsys.readouterr().err
+    assert main([*words, "--no-baselines", "--as-images"]) == 0
 
 
 def test_fine_tuning_takes_clips(model, place):

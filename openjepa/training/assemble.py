@@ -358,7 +358,7 @@ def _speak_data(reporter: Reporter, lanes: Sequence[Lane], sources: Sequence[Sou
         note = getattr(source, "note", "")
         if note:
             reporter.say(f"data: {note}")
-        for line in check_clips(source):
+        for line in check_clips(lane.training(source)[0]):  # of the lane: streams have lengths of their own
             reporter.say(f"data: {line}")
     learning = sum(p.numel() for p in method.parameters() if p.requires_grad)
     target = {"ema": "a slow average is the target", "frozen": "a frozen encoder is the target"}

@@ -97,6 +97,8 @@ def test_files_streams_resume_and_what_is_said(tmp_path: Path, films: Path) -> N
     assert differences(tmp_path / "whole", tmp_path / "cut") == []
     assert any("12 samples per step = 3 micro-batches" in line for line in said), said
     assert any("14 videos, no labels; 3 of every step as clips of 8 × 24 × 24" in line for line in said), said
+    short = "videos are shorter than a clip of {} and are padded"  # each stream by its own clips
+    assert all(any(short.format(c) in line for line in said) for c in ("4 frames", "8 frames at 12.5 fps")), said
     assert set(last.bad) <= {"broken.mp4"}
     assert set(last.padded) <= {"short.mp4"}
 

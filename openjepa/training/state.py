@@ -28,7 +28,8 @@ class LoopState:
     fingerprint: identity of the data. skipped, skipped_in_row: updates left out. lr_factor: below 1 after a rollback.
     rollbacks: how many there were. bad: unreadable files. history: the rows the verdict needs when metrics are lost.
     meter: the open window of means. seconds: training time of all sessions, panels and probes left out.
-    padded: videos shorter than their clip. scaler: loss scale of fp16. micro: rows per forward pass, kept because free memory may differ when the run goes on.
+    padded: videos shorter than their clip. scaler: loss scale of fp16. micro: rows per forward pass, kept because free
+    memory may differ when the run goes on.
     """
 
     step: int = 0

@@ -35,9 +35,8 @@ def rebuild(loaded: LoadedModel) -> MaskedLatent:
 def rebuild_pixel(loaded: LoadedModel) -> MaskedPixel:
     """The method of a pixel-predicting model (MAE), as :func:`rebuild` does it for latents."""
     if loaded.config.method != "masked_pixel":
-        raise ConfigError(
-            f"method {loaded.config.method} reconstructs no pixels: 'openjepa visualize decode' shows what its features hold"
-        )
+        other = "surprise' shows where it errs" if loaded.config.video else "decode' shows what its features hold"
+        raise ConfigError(f"method {loaded.config.method} reconstructs no pixels: 'openjepa visualize {other}")
     method = _assemble(loaded)
     assert isinstance(method, MaskedPixel)
     return method.eval()

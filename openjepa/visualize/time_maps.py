@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from openjepa.errors import ConfigError
 from openjepa.types import Encoder
 from openjepa.visualize import canvas, clips, maps
 from openjepa.visualize.animation import Film, Frames
@@ -28,9 +29,14 @@ def window_features(
 
     A clip longer than ``frames`` is encoded in windows of that length, each by itself; the last ends with the clip, and
     of it only what the others do not cover is taken.
+
+    Raises:
+        ConfigError: a clip shorter than a tubelet.
     """
     tubelet: int = getattr(encoder, "tubelet_size", 1)
     steps = clip.shape[1] // tubelet
+    if not steps:
+        raise ConfigError(f"a clip of {clip.shape[1]} frames is too short: --frames {tubelet} or more")
     size = min(steps, max(frames // tubelet, 1))
     starts = windows(steps, size, size)
     parts = torch.stack([clip[:, s * tubelet : (s + size) * tubelet] for s in starts])

@@ -227,6 +227,15 @@ def test_mistakes_with_clips_are_one_line(
     assert not list(tmp_path.glob("*.*"))
 
 
+def test_what_cannot_be_drawn_of_clips_is_one_line(
+    video_run: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _draw("pca", "-m", video_run, "-d", videos, "--frames", 1, "-o", tmp_path / "p.gif") == 2
+    assert "a clip of 1 frames is too short: --frames 2 or more" in capsys.readouterr().err
+    assert _draw("reconstructions", videos, "-m", video_run, "-o", tmp_path / "r.gif") == 2
+    assert "visualize surprise" in capsys.readouterr().err  # decode is for images
+
+
 def test_frames_of_an_image_model_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _draw("pca", "scenes", "-m", run, "--frames", 4) == 2
     assert "is for video models" in capsys.readouterr().err

@@ -50,7 +50,8 @@ class ClipConfig(Part):
     )
     short: Literal["repeat", "loop", "skip"] = Field(
         "repeat",
-        description="videos shorter than a clip: repeat the last frame, begin again, or skip the file; each is counted",
+        description="videos shorter than a clip: repeat the last frame, begin again, or skip the file, which then "
+        "counts as one that cannot be read; each is counted",
     )
 
 

@@ -186,7 +186,7 @@ class Clips:
         return Moments(np.tile(there[chosen], self.count), self.frames - len(there))
 
     def describe(self) -> str:
-        """``16 frames at 8 fps`` or ``16 frames, every 4th``, as errors name a clip."""
+        """``16 frames at 8 fps`` or ``16 frames, one in 4``, as errors name a clip."""
         if self.fps is not None:
             return f"{self.frames} frames at {self.fps:g} fps"
-        return f"{self.frames} frames" + (f", every {self.stride}." if (self.stride or 1) > 1 else "")
+        return f"{self.frames} frames" + (f", one in {self.stride}" if (self.stride or 1) > 1 else "")

@@ -44,24 +44,31 @@ def health(metrics: Metrics) -> Verdict:
 
 
 def learning(metrics: Metrics, entries: Sequence[Entry]) -> Verdict:
-    """Did the encoder learn? From the scores against a random encoder and raw pixels; without them from the probes,
-    and without those from the prediction loss against the cheats.
+    """Did the encoder learn? From the scores against a random encoder and against what needs no encoder (raw pixels; of
+    clips also differences between frames); without them from the probes, and without those from the prediction loss
+    against the cheats.
     """
-    chance, pixels = compare(entries, "random"), compare(entries, "pixels")
+    chance = compare(entries, "random")
     if chance:
-        return _from_scores(chance, pixels)
+        others = {name: compare(entries, role) for role, name in _NO_ENCODER.items()}
+        return _from_scores(chance, {name: found for name, found in others.items() if found})
     probes = _from_probes(metrics)
     return probes or _from_cheats(metrics)
 
 
-def _from_scores(chance: dict[str, str], pixels: dict[str, str]) -> Verdict:
-    if chance == pixels:
-        also = "and" if set(chance.values()) == {"better"} else "or"
-        against = _against(f"a random encoder {also} raw pixels", chance)
-    else:
-        against = _against("a random encoder", chance) + (f" {_against('raw pixels', pixels)}" if pixels else "")
+_NO_ENCODER = {"pixels": "raw pixels", "differences": "frame differences"}
+
+
+def _from_scores(chance: dict[str, str], others: dict[str, dict[str, str]]) -> Verdict:
+    """From the verdicts against a random encoder, and against each baseline that needs none, by metric."""
+    alike = [name for name, found in others.items() if found == chance]
+    who = ["a random encoder", *alike]
+    also = "and" if set(chance.values()) == {"better"} else "or"
+    said = [_against(f" {also} ".join(who), chance)]
+    said += [_against(name, found) for name, found in others.items() if name not in alike]
+    against = " ".join(said)
     if all(v == "better" for v in chance.values()):
-        if pixels and "better" not in pixels.values():
+        if any("better" not in found.values() for found in others.values()):
             return Verdict(WARN, "Learned something", against, "a longer run or more data.")
         return Verdict(GOOD, "It learned", against)
     if "better" in chance.values():

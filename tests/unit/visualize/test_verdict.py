@@ -69,6 +69,16 @@ def test_intervals_that_touch_are_no_difference(tmp_path: Path) -> None:
     assert compare(entries, "pixels") == {}
 
 
+def test_differences_between_frames_are_to_be_beaten_too(tmp_path: Path) -> None:
+    table = _table((0.6, 0.6), (0.2, 0.2), (0.3, 0.3))
+    for moving, headline in (((0.7, 0.4), "It learned"), ((0.7, 0.7), "Learned something")):
+        rows = [score("frame differences", name, v) for name, v in zip(("knn", "linear"), moving, strict=True)]
+        found = learning(Metrics(), _entries(tmp_path, [*table, *rows]))
+        assert found.headline == headline
+        assert "than frame differences" in found.reason
+        assert "a random encoder and raw pixels" in found.reason
+
+
 def test_without_scores_probes_and_then_cheats_decide() -> None:
     rows = metric_rows()
     assert learning(Metrics(tuple(rows)), []).headline == "It predicts"

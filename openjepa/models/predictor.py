@@ -97,7 +97,7 @@ class NarrowPredictor(nn.Module):
             x = self._whole_grid(context, token, prefix)  # (B, P + N, W)
             if table is not None:
                 x = x + F.pad(table, (0, 0, prefix, 0))
-            turned = None if rope is None else pick_rotation(rope, None, prefix)
+            turned = None if rope is None else residual(pick_rotation(rope, None, prefix))
             x = self._run(x, None, turned)
             return self.predictor_proj(self.predictor_norm(gather_tokens(x[:, prefix:], query.index)))
         x, asked = self._joined(context, query, token, table, prefix)
@@ -105,7 +105,7 @@ class NarrowPredictor(nn.Module):
         turned = None
         if rope is not None:
             ids = torch.cat([context.ids.index.repeat(repeats, 1), query.index], dim=1)
-            turned = pick_rotation(rope, ids, prefix)
+            turned = residual(pick_rotation(rope, ids, prefix))
         x = self._run(x, key_mask(_joint_valid(context.ids, query, repeats, prefix)), turned, last=asked)
         return self.predictor_proj(self.predictor_norm(x))
 

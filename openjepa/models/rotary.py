@@ -41,9 +41,13 @@ def rotary3d(head_dim: int, grid: tuple[int, int, int], pairing: Pairing = "inte
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Turn ``x (…, N, d)`` by ``rope (2, …, N, d)``: x[2i] cos − x[2i+1] sin, x[2i+1] cos + x[2i] sin. Tables are float32."""
+    """Turn ``x (…, N, d)`` by ``rope (2, …, N, d)``: x[2i] cos − x[2i+1] sin, x[2i+1] cos + x[2i] sin.
+
+    Tables are float32, and so is the product; :func:`openjepa.models.transformer.residual` makes both bfloat16 under autocast
+    on a CPU. That rounds finished cosines, never angles: the error of a turned channel about doubles, to 2⁻⁸ of its size.
+    """
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(x * rope[0], swapped, rope[1]).to(x.dtype)
+    return (x * rope[0]).addcmul_(swapped, rope[1]).to(x.dtype)
 
 
 def pick_rotation(table: Tensor, index: Tensor | None, prefix: int = 0) -> Tensor:

@@ -238,7 +238,7 @@ class VisionTransformer(nn.Module):
         if self.positions.rotary:
             assert self.rope is not None
             table = self.rope if grid == self.grid else self.positions.rotation(self.rope.shape[-1], grid).to(x.device)
-            rope = pick_rotation(table, None if keep is None else keep.index, self.num_prefix_tokens)
+            rope = residual(pick_rotation(table, None if keep is None else keep.index, self.num_prefix_tokens))
         else:
             assert self.pos_embed is not None
             places = self.positions.table_for(self.pos_embed[0], self.grid, grid)

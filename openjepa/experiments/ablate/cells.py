@@ -153,6 +153,8 @@ def _three(arm: str, data: str, seed: int, recipe: Recipe, evaluation: Mapping[s
     kept["train"] = {key: value for key, value in raw["train"].items() if key not in _FREE_TRAIN}
     held = raw["probe"]["val"]
     image = {key: kept["data"][key] for key in ("image_size", "channels", "mean", "std", "interpolation", "eval_crop")}
+    if raw["data"]["clip"] is not None:
+        image["clip"] = raw["data"]["clip"]
     view = {"data": data, "val": held, "image": image, "scenes": raw["data"]["scenes_count"]}
     scored = {key: value for key, value in evaluation.items() if key != "points"}
     run_key = digest({**view, "recipe": kept, "points": evaluation["points"]})

@@ -13,7 +13,7 @@ from torch import nn
 
 from openjepa import api
 from openjepa.config import Recipe
-from openjepa.data import EvalTransform, Normalise
+from openjepa.data import Normalise, eval_transform
 from openjepa.data.splits import Splits, open_splits
 from openjepa.evaluation import Score, Settings, write_scores
 from openjepa.evaluation import evaluate as score_encoder
@@ -79,7 +79,7 @@ class Judge:
             self.splits.train,
             self.splits.held_out,
             self.what,
-            transform=EvalTransform(self.recipe.data),
+            transform=eval_transform(self.recipe.data),
             subject=subject,
             settings=self.settings,
             layers=self.layers,
@@ -101,7 +101,7 @@ class Judge:
         entries = [EVALUATORS[name] for name in self.what if name in EVALUATORS and EVALUATORS[name].needs == "pooled"]
         if not entries:
             return []
-        transform = EvalTransform(self.recipe.data)
+        transform = eval_transform(self.recipe.data)
         pair = [cached_raw_pixels(side, transform) for side in (self.splits.train, self.splits.held_out)]
         request = Request(PIXELS, self.settings, pair[0], pair[1])
         return [score for entry in entries for score in entry.run(request)]

@@ -181,3 +181,23 @@ def test_scores_at_an_equal_amount_lie_between_the_points_around_it() -> None:
     assert interpolate(curve, "seconds", "knn", 3.0) == pytest.approx(25.0)
     assert interpolate(curve, "seconds", "knn", 8.0) == 32.0
     assert interpolate(curve, "seconds", "knn", 9.0) is None
+
+
+def test_a_grid_of_clips_runs_to_its_table(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    changes = {key: value for key, value in tiny["overrides"].items() if not key.startswith("model.")}
+    changes |= {"data.image_size": 32, "data.clip.frames": 4, "model.dim": 24, "model.depth": 1, "model.heads": 1}
+    arms = {
+        "both": {},
+        "long": {
+            "overrides": {"mask.groups": [{"blocks": 1, "spatial_scale": [0.5, 0.5]}], "predictor.mask_tokens": 1}
+        },
+        "pixels": {"recipe": "videomae-tiny", "overrides": {"mask.ratio": 0.5}},
+    }
+    grid = {**tiny, "base": "vjepa-tiny", "overrides": {**changes, "predictor.heads": 1}, "arms": arms, "seeds": [0]}
+    grid |= {"expect": [{"better": "both", "worse": "long", "metric": "knn", "claim": "both kinds help"}]}
+    lines: list[str] = []
+    result = openjepa.ablate(grid, "scenes", out=tmp_path, steps=2, jobs=1, threads=1, on_line=lines.append)
+    assert result.complete, lines
+    data = result.results[0]["data"][0]
+    assert all(0 <= arm["scores"]["knn"]["mean"] <= 100 for arm in data["arms"])
+    assert {base["name"] for base in data["baselines"]} >= {"raw pixels"}

@@ -18,6 +18,7 @@ SHIPPED = [info.name for info in list_grids()]
 def test_there_is_a_grid_for_every_claim_of_the_seeds() -> None:
     claims = {"target-space", "mask-family", "mask-geometry", "target-network", "predictor", "mask-ratio"}
     claims |= {"granularity", "distance", "momentum", "pooling"}
+    claims |= {"tubes", "video-target-space", "video-distance", "video-pooling"}
     assert claims <= set(SHIPPED)
     assert not set(SHIPPED) & {info.name for info in list_recipes()}
 
@@ -41,6 +42,20 @@ def test_grids_share_the_base_arm() -> None:
     shared = runs("mask-ratio") & runs("predictor") & runs("distance") & runs("momentum") & runs("target-network")
     assert len(shared) == 3  # the base arm's three seeds
     assert len(runs("mask-family") & runs("mask-geometry") & runs("granularity")) == 3
+
+
+def test_grids_of_clips_share_runs_and_baselines_know_how_clips_are_cut() -> None:
+    def cells(name: str, *changes: str) -> Any:
+        return expand(load_grid(name), ["scenes"], overrides=changes).cells.values()
+
+    def keys(name: str, kind: str, *changes: str) -> set[str]:
+        return {cell.run_key for cell in cells(name, *changes) if cell.kind == kind}
+
+    assert len(keys("tubes", "trained") & keys("video-distance", "trained") & keys("video-pooling", "trained")) == 3
+    assert all(cell.recipe.video for cell in cells("tubes"))
+    assert keys("tubes", "pixels") == keys("video-distance", "pixels")
+    for kind in ("pixels", "random"):
+        assert not keys("tubes", kind) & keys("tubes", kind, "data.clip.stride=1")
 
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [

@@ -17,6 +17,7 @@ from tiny_runs import Generated, numbers, tiny_recipe
 
 from openjepa.config import Recipe, build_recipe, stage_recipes
 from openjepa.training import StagePart, train_stages
+from openjepa.training.compute import flops_per_sample
 
 STAGES = ("a", "b", "c")
 _differences = kill_harness.differences
@@ -47,4 +48,6 @@ def differences(a: Path, b: Path) -> list[str]:
 if __name__ == "__main__":
     kill_harness.attempted = lambda: stage_recipes(attempted())[0]
     kill_harness.attempt, kill_harness.differences = attempt, differences
+    for one in stage_recipes(attempted()):
+        flops_per_sample(one)  # counted once here: else every fork counts anew, and that is where all kills would hit
     print(json.dumps(kill_harness.main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -20,7 +20,9 @@ COUNT = build_method(RECIPE).count
 
 
 def works(share: Share, start: int = 0, total: int = 6, ahead: bool = True) -> list[Work]:
-    feed = Feed(RECIPE, plan_lanes(RECIPE, 7), [Generated()], total=total, share=share, count=COUNT, start=start, ahead=ahead)
+    feed = Feed(
+        RECIPE, plan_lanes(RECIPE, 7), [Generated()], total=total, share=share, count=COUNT, start=start, ahead=ahead
+    )
     try:
         return [feed.next() for _ in range(start, total)]
     finally:

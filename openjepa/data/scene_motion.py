@@ -194,7 +194,9 @@ def _wave(phase: Path, rise: float) -> Path:
 
 def _circle(angle: Path) -> tuple[Path, Path]:
     """Cosine and sine, rounded past the digits in which mathematical libraries differ."""
-    return np.round(np.cos(angle), 9), np.round(np.sin(angle), 9)
+    cosine: Path = np.round(np.cos(angle), 9)
+    sine: Path = np.round(np.sin(angle), 9)
+    return cosine, sine
 
 
 def _wrapped(value: Path) -> Path:

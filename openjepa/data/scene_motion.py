@@ -194,9 +194,7 @@ def _wave(phase: Path, rise: float) -> Path:
 
 def _circle(angle: Path) -> tuple[Path, Path]:
     """Cosine and sine, rounded past the digits in which mathematical libraries differ."""
-    cosine: Path = np.round(np.cos(angle), 9)
-    sine: Path = np.round(np.sin(angle), 9)
-    return cosine, sine
+    return np.cos(angle).round(9), np.sin(angle).round(9)
 
 
 def _wrapped(value: Path) -> Path:

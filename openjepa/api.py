@@ -31,7 +31,7 @@ from openjepa.errors import ConfigError, DataError, MissingExtra
 from openjepa.evaluation import Score, Settings, make_probe, write_scores
 from openjepa.evaluation import evaluate as score_encoder
 from openjepa.judging import choose_device, cka, contamination, evaluate
-from openjepa.model import load
+from openjepa.loading import load
 from openjepa.models import VisionTransformer, build_encoder
 from openjepa.training import Event, RunInfo, RunResult, StagePart, default_out, list_runs, read_run, train_stages
 from openjepa.training import train as run_training

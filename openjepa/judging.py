@@ -24,8 +24,9 @@ from openjepa.evaluation.evaluate import OnEvaluate, asked
 from openjepa.evaluation.request import Bench, Evaluator
 from openjepa.features import ClipOptions, FrameAveraged, cache_place, frame_by_frame
 from openjepa.hub.model_directory import Which
+from openjepa.loading import load
 from openjepa.masking import build_masker
-from openjepa.model import AnyModel, Model, load
+from openjepa.model import AnyModel, Model
 from openjepa.types import Encoder, Ids
 
 RANDOM, SINGLE_FRAMES = "random initialisation", "single frames"

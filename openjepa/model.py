@@ -19,8 +19,9 @@ from openjepa.data.splits import open_side
 from openjepa.errors import ConfigError, DataError
 from openjepa.features import ClipOptions, EachFrame, WindowFeatures, extract, frame_by_frame, sliding
 from openjepa.features.items import one_video, read_clip_item, read_image_item
-from openjepa.hub.adapters import Foreign, is_foreign, open_encoder
-from openjepa.hub.model_directory import LoadedModel, Which, load_model
+from openjepa.hub.adapters import Foreign
+from openjepa.hub.model_directory import LoadedModel
+from openjepa.hub.provenance import Provenance, PublishedProbe
 from openjepa.models import VisionTransformer, build_encoder, build_predictor
 from openjepa.types import Batch, Encoder
 
@@ -273,10 +274,11 @@ class ImageModel(AnyModel):
 
 
 class Model(AnyModel):
-    """What ``openjepa.load`` returns for a run, model or checkpoint directory.
+    """What ``openjepa.load`` returns for a run, model or checkpoint directory, and for published weights it knows.
 
     Attributes:
-        online, target, predictor: where the source has them. config: the recipe. Others as in :class:`AnyModel`.
+        online, target, predictor: where the source has them. config: the recipe. provenance, probe: of imported
+            weights, where they come from, and the classifier that came along. Others as in :class:`AnyModel`.
     """
 
     encoder: VisionTransformer
@@ -288,6 +290,8 @@ class Model(AnyModel):
         self.online: VisionTransformer | None = loaded.online
         self.target: VisionTransformer | None = loaded.target
         self.predictor: nn.Module | None = loaded.predictor
+        self.provenance: Provenance | None = loaded.provenance
+        self.probe: PublishedProbe | None = loaded.probe
         self.config = loaded.config
         self.name, self.channels = "trained", loaded.config.data.channels
         self.transform = eval_transform(loaded.config.data)
@@ -375,11 +379,3 @@ class ForeignModel(AnyModel):
 def _clipped(recipe: Recipe, clip: ClipConfig | None) -> Recipe:
     """The recipe reading other samples; what does not fit its other parts is of no interest here."""
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"clip": clip})})
-
-
-def load(path: str | Path, *, which: Which = "deployed") -> Model | ForeignModel:
-    """Load a run, model or checkpoint directory, or a foreign encoder: ``timm:NAME``, ``hf:ORG/NAME``, a HF directory.
-
-    which: the ``deployed`` encoder (default), ``target`` or ``online``; a foreign model has but one.
-    """
-    return ForeignModel(open_encoder(path)) if is_foreign(path) else Model(load_model(path, which))

@@ -27,6 +27,7 @@ from openjepa.hub.atomic import MANIFEST, clean_stale, read_manifest, verify_dir
 from openjepa.hub.card import ModelCard, render_card
 from openjepa.hub.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from openjepa.hub.checkpoint import Checkpoint, list_checkpoints, load_last, read_checkpoint
+from openjepa.hub.provenance import Provenance, PublishedProbe
 from openjepa.hub.strict import load_strict
 from openjepa.hub.tensorfile import read_tensors
 from openjepa.models import build_encoder, build_predictor
@@ -53,7 +54,8 @@ class LoadedModel:
 
     encoder: the one asked for by ``which``. target, online, predictor: where the source has them. config: the recipe it
     was made with. source: the directory it was read from. step: finished optimizer steps, where recorded. info: the
-    rest of ``config.json`` (``card``, ``architecture``); empty for a checkpoint.
+    rest of ``config.json`` (``card``, ``architecture``); empty for a checkpoint. provenance, probe: of imported weights,
+    where they come from and the classifier that came along.
     """
 
     encoder: VisionTransformer
@@ -65,6 +67,8 @@ class LoadedModel:
     which: Which
     step: int | None
     info: Mapping[str, Any]
+    provenance: Provenance | None = None
+    probe: PublishedProbe | None = None
 
 
 def split_parts(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -134,12 +138,12 @@ def load_model(path: str | Path, which: Which = "deployed", warn: Callable[[str]
     folder = path / "model" if (path / "model" / CONFIG).is_file() else path
     if (folder / CONFIG).is_file() and not _outdated(path, folder):
         parts, recipe, info = _read_model_directory(folder)
-        return _assemble(parts, recipe, folder, which, info.get("card", {}).get("step"), info)
+        return assemble(parts, recipe, folder, which, info.get("card", {}).get("step"), info)
     checkpoint = _find_checkpoint(path, warn)
     if "model" not in checkpoint.tensors:
         raise CheckpointError(f"'{checkpoint.path}' holds no model, only {', '.join(checkpoint.tensors) or 'states'}")
     parts = split_parts(checkpoint.tensors["model"])
-    return _assemble(parts, _recipe_of(checkpoint), checkpoint.path, which, checkpoint.step, {})
+    return assemble(parts, _recipe_of(checkpoint), checkpoint.path, which, checkpoint.step, {})
 
 
 def _outdated(run: Path, folder: Path) -> bool:
@@ -251,15 +255,23 @@ def _recipe_of(checkpoint: Checkpoint) -> Recipe:
     return load_recipe(config)
 
 
-def _assemble(
+def assemble(
     parts: Mapping[str, Mapping[str, Tensor]],
     recipe: Recipe,
     source: Path,
     which: Which,
-    step: int | None,
-    info: Mapping[str, Any],
+    step: int | None = None,
+    info: Mapping[str, Any] | None = None,
+    provenance: Provenance | None = None,
+    probe: PublishedProbe | None = None,
 ) -> LoadedModel:
-    """Build the networks the parts are for, and load them strictly."""
+    """Build the networks the parts are for, and load them strictly.
+
+    parts: state dicts by our names (``target``, ``online``, ``predictor``). Others as in :class:`LoadedModel`.
+
+    Raises:
+        ConfigError: no encoder ``which`` among the parts. CheckpointError: a part does not match the recipe.
+    """
     which = recipe.deployed if which == "deployed" else which
     if which not in parts:
         raise ConfigError(f"'{source}' has no {which} encoder: it holds {', '.join(parts)}")
@@ -278,7 +290,17 @@ def _assemble(
             except CheckpointError as error:
                 raise CheckpointError(f"'{source}' ({name}) does not match its recipe: {error}") from error
     return LoadedModel(
-        encoders[which], encoders.get("target"), encoders.get("online"), predictor, recipe, source, which, step, info
+        encoders[which],
+        encoders.get("target"),
+        encoders.get("online"),
+        predictor,
+        recipe,
+        source,
+        which,
+        step,
+        info or {},
+        provenance,
+        probe,
     )
 
 

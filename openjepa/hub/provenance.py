@@ -1,0 +1,42 @@
+"""Where weights come from: what a user must know of a file that somebody else trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openjepa.models.attentive import AttentiveClassifier
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The origin of imported weights.
+
+    source: what was opened, as it was given. layout: whose names it has (``"vjepa2-official"``). which: the encoder that
+    is handed out, by the file's own name (``"target_encoder"``). licence: of the weights; None where nobody says.
+    name: the catalogue's, where it is a published model. notes: one line each of what the numbers depend on
+    (preprocessing, what was assumed, what was left out). sha256: of the file, where it was computed.
+    """
+
+    source: str
+    layout: str
+    which: str
+    licence: str | None = None
+    name: str | None = None
+    notes: tuple[str, ...] = ()
+    sha256: str | None = None
+
+    def __str__(self) -> str:
+        """One line: what, whose encoder, under which licence."""
+        return f"{self.name or self.source} ({self.layout}, {self.which}), licence of the weights: {self.licence or 'unknown'}"
+
+
+@dataclass(frozen=True)
+class PublishedProbe:
+    """An attentive classifier that came with weights: tokens ``(B, N, D)`` to logits ``(B, classes)``.
+
+    classes: their names in the order of the logits; empty where the file has none. source: the file.
+    """
+
+    classifier: AttentiveClassifier
+    classes: tuple[str, ...]
+    source: str

@@ -1,0 +1,21 @@
+"""Published weights: whose names a file has, what architecture it holds, and the model it becomes."""
+
+from openjepa.hub.imports import official
+from openjepa.hub.imports.contents import HINTS, Contents, read_contents
+from openjepa.hub.imports.layout import Layout, layouts, recognise, register_layout
+from openjepa.hub.imports.opening import Inspected, KeyRow, import_weights, inspect_weights
+
+__all__ = [
+    "HINTS",
+    "Contents",
+    "Inspected",
+    "KeyRow",
+    "Layout",
+    "import_weights",
+    "inspect_weights",
+    "layouts",
+    "official",
+    "read_contents",
+    "recognise",
+    "register_layout",
+]

@@ -13,6 +13,7 @@ _FITTING = {  # method: kinds of predictor and of target that make sense with it
     "masked_pixel": (("pixel",), ("pixels",)),
     "joint_embedding": (("projector",), ("ema", "self", "none")),
 }
+_OF_CLIPS = ("sincos3d", "rope3d", "sinusoid")  # positions with an axis of time
 
 
 def misfits(recipe: Recipe) -> list[str]:
@@ -59,7 +60,7 @@ def _without_clips(recipe: Recipe) -> list[str]:
     model, wrong = recipe.model, []
     if recipe.mask.kind in ("tubes", "random_tube"):
         wrong.append(f"mask.kind {recipe.mask.kind} is for clips: set data.clip.frames, or choose multiblock or random")
-    if model.positions in ("sincos3d", "rope3d"):
+    if model.positions in _OF_CLIPS:
         wrong.append(f"model.positions {model.positions} is for clips: set data.clip.frames, or choose sincos2d")
     if recipe.data.streams:
         wrong.append("data.streams is read by video recipes only: set data.clip.frames")
@@ -77,8 +78,8 @@ def _with_clips(recipe: Recipe) -> list[str]:
             wrong.append(f"{key}.fps and {key}.stride exclude each other: set one of them to none")
         if part.frames is not None and part.frames < model.tubelet_size:
             wrong.append(f"{key}.frames {part.frames} is fewer than model.tubelet_size {model.tubelet_size}")
-    if model.positions not in ("sincos3d", "rope3d"):
-        wrong.append(f"clips need model.positions sincos3d or rope3d, not {model.positions}")
+    if model.positions not in _OF_CLIPS:
+        wrong.append(f"clips need model.positions sincos3d, rope3d or sinusoid, not {model.positions}")
     if recipe.mask.kind in ("multiblock", "block"):
         wrong.append(f"mask.kind {recipe.mask.kind} is for images: choose tubes, random_tube or random for clips")
     if recipe.method == "joint_embedding":

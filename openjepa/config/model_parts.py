@@ -22,10 +22,10 @@ class ModelConfig(Part):
     mlp_ratio: float | None = Field(None, gt=0, description="MLP hidden width over width; overrides the named size")
     drop_path: Share = Field(0.0, description="stochastic depth at the last block, linear over depth")
     tubelet_size: int = Field(2, ge=1, description="video: frames per token")
-    positions: Literal["sincos2d", "sincos3d", "rope3d", "learned"] = Field(
+    positions: Literal["sincos2d", "sincos3d", "sinusoid", "rope3d", "learned"] = Field(
         "sincos2d",
         description="tables added to the patch tokens, or 'rope3d': rotary positions in every attention (V-JEPA 2); "
-        "video needs sincos3d or rope3d",
+        "video needs sincos3d, rope3d or 'sinusoid', where one running number counts all tokens (published VideoMAE)",
     )
     uniform_power: bool = Field(
         True, description="sincos3d: equally many channels for time, row and column (published); false: half for time"
@@ -40,6 +40,9 @@ class ModelConfig(Part):
     init: Literal["ijepa", "vjepa2", "mae"] = Field(
         "vjepa2",
         description="'vjepa2' rescales block outputs by depth; 'ijepa' (published runs) does not; 'mae' is Xavier-uniform",
+    )
+    norm_eps: float = Field(
+        1e-6, gt=0, description="epsilon of all layer norms of encoder and predictor (Hugging Face's MAE: 1e-12)"
     )
     class_token: bool = Field(
         False, description="a learned token beside the patches (MAE, data2vec); features are still those of the patches"

@@ -19,6 +19,7 @@ from openjepa.models.pixel_decoder import PixelDecoder
 from openjepa.models.predictor import NarrowPredictor
 from openjepa.models.projector import Projector
 from openjepa.models.token_head import TokenHead
+from openjepa.models.transformer import set_norm_eps
 from openjepa.models.vit import VisionTransformer, positions_of
 
 
@@ -28,6 +29,13 @@ def build_predictor(config: PredictorConfig, encoder: VisionTransformer, model: 
     Raises:
         ConfigError: widths and heads do not fit.
     """
+    predictor = _bare_predictor(config, encoder, model)
+    set_norm_eps(predictor, model.norm_eps)
+    return predictor
+
+
+def _bare_predictor(config: PredictorConfig, encoder: VisionTransformer, model: ModelConfig) -> nn.Module:
+    """The network, with the usual epsilon in its norms."""
     fixed = positions_of(model)
     if fixed.kind == "learned":  # those of a predictor never are
         fixed = replace(fixed, kind="sincos2d")

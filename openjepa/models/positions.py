@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ from openjepa.errors import ConfigError
 from openjepa.models.rotary import Pairing, axis_width, rotary3d
 
 Order = Literal["column_first", "row_first"]
-Kind = Literal["sincos2d", "sincos3d", "rope3d", "learned"]
+Kind = Literal["sincos2d", "sincos3d", "sinusoid", "rope3d", "learned"]
 Grid = tuple[int, ...]
 
 
@@ -44,7 +45,7 @@ class Positions:
             raise ConfigError(
                 f"{what} {dim} in {heads} heads gives {dim // heads} channels a head: rope3d needs an even number from 6"
             )
-        need = {"sincos2d": 4, "sincos3d": 2 if self.uniform_power else 8}.get(self.kind, 1)
+        need = {"sincos2d": 4, "sinusoid": 2, "sincos3d": 2 if self.uniform_power else 8}.get(self.kind, 1)
         if dim % need:
             raise ConfigError(f"{what} {dim} is not a multiple of {need}, which {self.kind} positions need")
 
@@ -52,20 +53,33 @@ class Positions:
         """The table ``(N, dim)`` of the grid a network is built for."""
         if self.kind == "sincos3d":
             return sincos3d(dim, _three(grid), self.uniform_power)
+        if self.kind == "sinusoid":
+            return sinusoid(dim, _three(grid))
         return sincos2d(dim, (grid[-2], grid[-1]), self.order)
 
     def table_for(self, table: Tensor, native: Grid, grid: Grid) -> Tensor:
         """What is added on another ``grid``: ``(N', dim)`` from the native table ``(N, dim)``.
 
         sincos2d and learned: bicubic interpolation. sincos3d: rows and columns stretched over the native ones, time going
-        on frame by frame (a longer clip lasts longer, it is not slower), straight from the formula.
+        on frame by frame (a longer clip lasts longer, it is not slower), straight from the formula. sinusoid: time likewise,
+        and bicubic interpolation within every frame, since its formula knows no rows.
         """
         if native == grid:
             return table
         if self.kind == "sincos3d":
             size = native[-2], native[-1]
             return sincos3d(table.shape[-1], _three(grid), self.uniform_power, native=size).to(table)
+        if self.kind == "sinusoid":
+            return self._sinusoid_for(table, native, grid)
         return resample_positions(table, (native[-2], native[-1]), (grid[-2], grid[-1]))
+
+    def _sinusoid_for(self, table: Tensor, native: Grid, grid: Grid) -> Tensor:
+        """As many tubelets as ``grid`` has, all resampled to its rows and columns at once."""
+        frames, plane = _three(grid)[0], (native[-2], native[-1])
+        whole = sinusoid(table.shape[-1], (frames, *plane)).to(table)  # (t·h·w, D)
+        layers = whole.unflatten(0, (frames, -1)).transpose(0, 1).flatten(1)  # (h·w, t·D)
+        placed = resample_positions(layers, plane, (grid[-2], grid[-1]))
+        return placed.unflatten(1, (frames, -1)).transpose(0, 1).flatten(0, 1)
 
     def rotation(self, head_dim: int, grid: Grid) -> Tensor:
         """Cosines and sines ``(2, N, head_dim)`` of every token of ``grid``; integer patch units, never rescaled."""
@@ -138,6 +152,18 @@ def sincos3d(
         dim=-1,
     )
     return table[..., :dim].reshape(frames * height * width, dim).float()
+
+
+def sinusoid(dim: int, grid: tuple[int, int, int]) -> Tensor:
+    """Position table of a ``t × h × w`` grid whose tokens are counted through, as in a text (VideoMAE 2203.12602, its code).
+
+    Token m has sin(m ω_i) in channel 2i and cos(m ω_i) in channel 2i + 1, ω_i = 10000^(−2i/dim) (1706.03762 §3.5).
+
+    Returns:
+        ``(t·h·w, dim)`` float32, time-major.
+    """
+    half = sincos1d(dim, torch.arange(math.prod(grid)))  # all sines, then all cosines
+    return half.unflatten(1, (2, dim // 2)).transpose(1, 2).flatten(1).float()
 
 
 def resample_positions(table: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:

@@ -116,6 +116,14 @@ class Block(nn.Module):
         return branch * coin / keep
 
 
+def set_norm_eps(root: nn.Module, eps: float) -> None:
+    """Give every layer norm of a network this epsilon; nothing happens for the usual one."""
+    if eps != LAYER_NORM_EPS:
+        for module in root.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = eps
+
+
 def initialise(root: nn.Module, blocks: nn.ModuleList, how: Init) -> None:
     """Draw weights as published: normal with deviation .02 (truncated at ±2, 100 deviations out), biases 0, norms 1.
 

@@ -16,7 +16,16 @@ from openjepa.errors import ConfigError
 from openjepa.models.positions import Positions
 from openjepa.models.rotary import pick_rotation
 from openjepa.models.sizes import size_named
-from openjepa.models.transformer import LAYER_NORM_EPS, Block, Init, gather_tokens, initialise, key_mask, residual
+from openjepa.models.transformer import (
+    LAYER_NORM_EPS,
+    Block,
+    Init,
+    gather_tokens,
+    initialise,
+    key_mask,
+    residual,
+    set_norm_eps,
+)
 from openjepa.types import Ids
 
 DEFAULT_POSITIONS = Positions()
@@ -275,7 +284,7 @@ def build_encoder(
         if missing:
             raise ConfigError(f"model.arch is none, so model.{missing[0]} must be given")
     base = size_named(model.arch) if model.arch else None
-    return VisionTransformer(
+    encoder = VisionTransformer(
         image_size=image_size,
         patch_size=model.patch_size,
         channels=channels,
@@ -290,3 +299,5 @@ def build_encoder(
         init=model.init,
         class_token=model.class_token,
     )
+    set_norm_eps(encoder, model.norm_eps)
+    return encoder

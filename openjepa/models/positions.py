@@ -64,7 +64,7 @@ class Positions:
         on frame by frame (a longer clip lasts longer, it is not slower), straight from the formula. sinusoid: time likewise,
         and bicubic interpolation within every frame, since its formula knows no rows.
         """
-        if native == grid:
+        if same_grid(native, grid):
             return table
         if self.kind == "sincos3d":
             size = native[-2], native[-1]
@@ -84,6 +84,16 @@ class Positions:
     def rotation(self, head_dim: int, grid: Grid) -> Tensor:
         """Cosines and sines ``(2, N, head_dim)`` of every token of ``grid``; integer patch units, never rescaled."""
         return rotary3d(head_dim, _three(grid), self.pairing)
+
+
+def same_grid(native: Grid, grid: Grid) -> bool:
+    """Whether ``grid`` is the native one. While a network is exported for any size, sizes are symbols: then it never is.
+
+    (A comparison of symbols would bind the exported graph to one answer; the general formulas give the native table too.)
+    """
+    if torch.compiler.is_exporting() and any(isinstance(side, torch.SymInt) for side in grid):
+        return False
+    return native == grid
 
 
 def _three(grid: Grid) -> tuple[int, int, int]:
@@ -177,7 +187,7 @@ def resample_positions(table: Tensor, native: tuple[int, int], grid: tuple[int, 
     Returns:
         ``(h'·w', D)`` in the dtype of ``table``.
     """
-    if native == grid:
+    if same_grid(native, grid):
         return table
     image = table.float().reshape(1, *native, -1).permute(0, 3, 1, 2)  # (1, D, h, w)
     image = F.interpolate(image, size=grid, mode="bicubic", align_corners=False)

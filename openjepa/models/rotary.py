@@ -27,8 +27,8 @@ def rotary3d(head_dim: int, grid: tuple[int, int, int], pairing: Pairing = "inte
     scores depend only nearly on relative position. Computed in float64.
     """
     frames, height, width = grid
-    place = torch.arange(frames * height * width)
-    axes = (place // (height * width), place // width % height, place % width)
+    sides = (torch.arange(frames)[:, None, None], torch.arange(height)[:, None], torch.arange(width))
+    axes = [side.expand(frames, height, width).flatten() for side in sides]  # no division: sizes may be symbols in export
     size = axis_width(head_dim)
     pairs = size // 2
     frequency = 10000.0 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from openjepa.config.schema import ModelConfig
 from openjepa.errors import ConfigError
-from openjepa.models.positions import Positions
+from openjepa.models.positions import Positions, same_grid
 from openjepa.models.rotary import pick_rotation
 from openjepa.models.sizes import size_named
 from openjepa.models.transformer import (
@@ -53,11 +53,11 @@ class PatchEmbed(nn.Module):
 
         An image before tubelets is a clip of one tubelet: repeated, as published (official.md §1.2).
         """
-        if self.tubelet_size is None:
-            patches = self._patches(x)
-        else:
-            clip = x if x.ndim == 5 else x[:, :, None].expand(-1, -1, self.tubelet_size, -1, -1)
-            patches = self._tubelets(clip, self.tubelet_size)
+        if self.tubelet_size is not None and x.ndim == 4:
+            x = x[:, :, None].expand(-1, -1, self.tubelet_size, -1, -1)
+        if keep is None and torch.compiler.is_exporting():  # one operator, which drops leftovers of any size by itself
+            return self.proj(x).flatten(2).transpose(1, 2)
+        patches = self._patches(x) if self.tubelet_size is None else self._tubelets(x, self.tubelet_size)
         if keep is not None:
             patches = gather_tokens(patches, keep.index)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
@@ -221,7 +221,7 @@ class VisionTransformer(nn.Module):
     def grid_of(self, x: Tensor) -> tuple[int, ...]:
         """Token grid of an input. Raises ConfigError when it is smaller than one patch or tubelet, or no clip nor image."""
         p = self.patch_size[0]
-        if min(x.shape[-2:]) < p:
+        if x.shape[-2] < p or x.shape[-1] < p:  # one by one: the smaller of two symbols would bind an export
             raise ConfigError(f"an image of {x.shape[-2]}×{x.shape[-1]} px is smaller than one {p} px patch")
         plane = x.shape[-2] // p, x.shape[-1] // p
         if not self.video:
@@ -246,7 +246,8 @@ class VisionTransformer(nn.Module):
         rope = None
         if self.positions.rotary:
             assert self.rope is not None
-            table = self.rope if grid == self.grid else self.positions.rotation(self.rope.shape[-1], grid).to(x.device)
+            native = same_grid(self.grid, grid)
+            table = self.rope if native else self.positions.rotation(self.rope.shape[-1], grid).to(x.device)
             rope = residual(pick_rotation(table, None if keep is None else keep.index, self.num_prefix_tokens))
         else:
             assert self.pos_embed is not None
@@ -254,7 +255,7 @@ class VisionTransformer(nn.Module):
             tokens = tokens + (places if keep is None else places[keep.index])
         valid = None if keep is None else keep.valid
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(len(x), -1, -1).to(tokens.dtype), tokens], dim=1)
+            tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
             valid = None if valid is None else F.pad(valid, (1, 0), value=True)
         return residual(tokens), key_mask(valid), rope
 

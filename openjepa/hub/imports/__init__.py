@@ -3,7 +3,14 @@
 from openjepa.hub.imports import official
 from openjepa.hub.imports.contents import HINTS, Contents, read_contents
 from openjepa.hub.imports.layout import Layout, layouts, recognise, register_layout
-from openjepa.hub.imports.opening import Inspected, KeyRow, import_weights, inspect_weights
+from openjepa.hub.imports.opening import (
+    Inspected,
+    KeyRow,
+    import_contents,
+    import_weights,
+    inspect_weights,
+    published_state,
+)
 
 __all__ = [
     "HINTS",
@@ -11,10 +18,12 @@ __all__ = [
     "Inspected",
     "KeyRow",
     "Layout",
+    "import_contents",
     "import_weights",
     "inspect_weights",
     "layouts",
     "official",
+    "published_state",
     "read_contents",
     "recognise",
     "register_layout",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -70,13 +70,40 @@ def import_weights(
     """
     if which not in get_args(Which):
         raise ConfigError(f"no encoder '{which}'{nearest(which, get_args(Which))}: choose deployed, target or online")
-    contents = read_contents(path, hints)
+    return import_contents(read_contents(path, hints), which=which, licence=licence, name=name, probe=probe)
+
+
+def import_contents(
+    contents: Contents,
+    *,
+    which: Which = "deployed",
+    licence: str | None = None,
+    name: str | None = None,
+    probe: PublishedProbe | None = None,
+) -> LoadedModel:
+    """The same for tensors that are already in memory, or on the meta device (then so is the model)."""
     layout = recognise(contents)
-    if layout.read is not None:
-        loaded = layout.read(contents, which)
-    else:
-        loaded = _read(contents, layout, which, licence, name, probe)
-    return loaded
+    if layout.read is None:
+        return _read(contents, layout, which, licence, name, probe)
+    loaded = layout.read(contents, which)
+    found = loaded.provenance or Provenance(str(contents.path), layout.name, loaded.which)
+    known = replace(found, licence=found.licence or licence, name=found.name or name)
+    return replace(loaded, provenance=known, probe=loaded.probe or probe)
+
+
+def published_state(loaded: LoadedModel, layout: Layout) -> dict[str, Tensor]:
+    """The model's tensors under the names of a published layout, fixed tables included: what its authors' code loads.
+
+    Raises:
+        CheckpointError: the layout is no plain renaming.
+    """
+    if layout.key_map is None:
+        raise CheckpointError(f"the layout {layout.name} is no plain renaming of our tensors")
+    parts = {"online": loaded.online, "target": loaded.target, "predictor": loaded.predictor}
+    present = {part: network for part, network in parts.items() if network is not None}
+    ours = {f"{part}.{key}": value for part, network in present.items() for key, value in network.state_dict().items()}
+    tables = {f"{part}.{key}": value for part, network in present.items() for key, value in network.named_buffers()}
+    return layout.key_map.inverse().apply(ours, tables).tensors
 
 
 def inspect_weights(path: str | Path, hints: Mapping[str, Any] | None = None) -> Inspected:

@@ -6,6 +6,7 @@ an axis turns with its neighbour in the pair (0,1), (2,3), …; with n = e/2 and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -29,6 +30,11 @@ def rotary3d(head_dim: int, grid: tuple[int, int, int], pairing: Pairing = "inte
     frames, height, width = grid
     sides = (torch.arange(frames)[:, None, None], torch.arange(height)[:, None], torch.arange(width))
     axes = [side.expand(frames, height, width).flatten() for side in sides]  # no division: sizes may be symbols in export
+    return rotation_at(head_dim, axes, pairing)
+
+
+def rotation_at(head_dim: int, axes: Sequence[Tensor], pairing: Pairing = "interleaved") -> Tensor:
+    """Tables as those of :func:`rotary3d` for tokens anywhere: ``axes`` are their times, rows and columns, ``(N,)`` each."""
     size = axis_width(head_dim)
     pairs = size // 2
     frequency = 10000.0 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openjepa.models.attentive import AttentiveClassifier
+from openjepa.models.attentive import ActionClassifier, AttentiveClassifier
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,11 @@ class Provenance:
 class PublishedProbe:
     """An attentive classifier that came with weights: tokens ``(B, N, D)`` to logits ``(B, classes)``.
 
+    That of Epic-Kitchens gives three: verbs, nouns, actions.
+
     classes: their names in the order of the logits; empty where the file has none. source: the file.
     """
 
-    classifier: AttentiveClassifier
+    classifier: AttentiveClassifier | ActionClassifier
     classes: tuple[str, ...]
     source: str

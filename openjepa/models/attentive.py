@@ -193,6 +193,26 @@ class AttentiveClassifier(nn.Module):
         return self.linear(self.pooler(tokens).squeeze(1))
 
 
+class ActionClassifier(nn.Module):
+    """V-JEPA 2's classifier of Epic-Kitchens actions: three queries, each with a linear layer (official.md §6.2, §7.4).
+
+    Args:
+        dim, heads, depth: as in :class:`AttentivePooler`. verbs, nouns, actions: numbers of classes.
+    """
+
+    def __init__(self, dim: int, heads: int, verbs: int, nouns: int, actions: int, *, depth: int = 4) -> None:
+        super().__init__()
+        self.pooler = AttentivePooler(dim, heads, queries=3, depth=depth)
+        self.verb_classifier = nn.Linear(dim, verbs)
+        self.noun_classifier = nn.Linear(dim, nouns)
+        self.action_classifier = nn.Linear(dim, actions)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``(B, N, D)`` → logits of verbs, nouns and actions, each ``(B, classes)``."""
+        verb, noun, action = self.pooler(tokens).unbind(1)
+        return self.verb_classifier(verb), self.noun_classifier(noun), self.action_classifier(action)
+
+
 def classify_together(probes: Sequence[AttentiveClassifier], tokens: Tensor) -> list[Tensor]:
     """Logits ``(B, classes)`` of each probe on the same ``tokens (B, N, D)``; equal to calling each on its own.
 

@@ -11,6 +11,7 @@ from openjepa.hub.imports.opening import (
     inspect_weights,
     published_state,
 )
+from openjepa.hub.imports.probes import import_probe, read_probe
 
 __all__ = [
     "HINTS",
@@ -19,12 +20,14 @@ __all__ = [
     "KeyRow",
     "Layout",
     "import_contents",
+    "import_probe",
     "import_weights",
     "inspect_weights",
     "layouts",
     "official",
     "published_state",
     "read_contents",
+    "read_probe",
     "recognise",
     "register_layout",
 ]

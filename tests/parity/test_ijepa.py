@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from openjepa.hub import parity, parity_ijepa
 from openjepa.hub.golden import check_golden, relative_error
 from openjepa.methods import masked_latent
-from openjepa.models import build, predictor, transformer, vit
+from openjepa.models import build, transformer, vit
 from openjepa.optim import Schedule, groups
 from openjepa.types import Ids
 
@@ -48,8 +48,9 @@ def test_several_contexts_pass(two_contexts: Path) -> None:
 
 
 def break_eps(patch: Patch) -> None:
-    for module in (transformer, vit, predictor):
-        patch.setattr(module, "LAYER_NORM_EPS", 1e-5)
+    ours = transformer.set_norm_eps
+    for module in (vit, build):
+        patch.setattr(module, "set_norm_eps", lambda network, _: ours(network, 1e-5))
 
 
 def break_encoder_positions(patch: Patch) -> None:

@@ -15,7 +15,7 @@ from vjepa_plain import VARIANTS, make_video_golden
 from openjepa.hub import parity, parity_probe, parity_vjepa
 from openjepa.hub.golden import check_golden
 from openjepa.methods import masked_latent
-from openjepa.models import attentive, positions, predictor, transformer, vit
+from openjepa.models import attentive, build, positions, predictor, transformer, vit
 from openjepa.types import Ids
 
 Patch = pytest.MonkeyPatch
@@ -72,8 +72,9 @@ def test_variants_pass(name: str, tmp_path: Path) -> None:
 
 
 def break_eps(patch: Patch) -> None:
-    for module in (transformer, vit, predictor):
-        patch.setattr(module, "LAYER_NORM_EPS", 1e-4)
+    ours = transformer.set_norm_eps
+    for module in (vit, build):
+        patch.setattr(module, "set_norm_eps", lambda network, _: ours(network, 1e-4))
 
 
 def break_probe_eps(patch: Patch) -> None:

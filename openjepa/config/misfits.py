@@ -12,6 +12,7 @@ _FITTING = {  # method: kinds of predictor and of target that make sense with it
     "masked_latent": (("narrow", "linear", "none"), ("ema", "frozen", "self", "none")),
     "masked_pixel": (("pixel",), ("pixels",)),
     "joint_embedding": (("projector",), ("ema", "self", "none")),
+    "world_model": (("action_causal",), ("frozen",)),
 }
 _OF_CLIPS = ("sincos3d", "rope3d", "sinusoid")  # positions with an axis of time
 
@@ -48,10 +49,22 @@ def _methods(recipe: Recipe) -> list[str]:
         wrong += _unread(recipe)
     elif views:
         wrong.append(f"data.views is read by method joint_embedding only, not {recipe.method}")
+    elif recipe.method == "world_model":
+        wrong += _foresight(recipe)
     elif recipe.mask.kind == "none" and recipe.predictor.kind != "narrow":
         wrong.append("mask.kind none hides nothing to predict: choose multiblock, random or block")
     if recipe.objective.kind == "info_nce" and recipe.method == "masked_pixel":
         wrong.append("objective.kind info_nce does not go with method masked_pixel")
+    return wrong
+
+
+def _foresight(recipe: Recipe) -> list[str]:
+    """What a model of frames and actions cannot do without."""
+    wrong = []
+    if recipe.data.clip is None:
+        wrong.append("method world_model foretells frames: set data.clip.frames")
+    if recipe.mask.kind != "none":
+        wrong.append(f"method world_model hides nothing: set mask.kind=none, not {recipe.mask.kind}")
     return wrong
 
 

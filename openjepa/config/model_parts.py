@@ -102,8 +102,27 @@ class ProjectorConfig(Part):
     )
 
 
+class ActionPredictorConfig(Part):
+    """World model: self-attention over frames, actions and states so far says the next frame's features (V-JEPA 2-AC)."""
+
+    kind: Literal["action_causal"] = "action_causal"
+    dim: int = Field(1024, ge=2, description="width")
+    depth: int = Field(24, ge=1, description="blocks")
+    heads: int | None = Field(16, ge=1, description="attention heads; none: as many as the encoder")
+    mlp_ratio: float = Field(4.0, gt=0, description="MLP hidden width over width")
+    action_dim: int = Field(7, ge=1, description="numbers of an action: what changes from a frame to the next")
+    state_dim: int = Field(7, ge=1, description="numbers of a state: where the body is")
+    extrinsics: bool = Field(False, description="condition on the camera's pose (6 numbers) too")
+    frame_causal: bool = Field(True, description="a frame sees itself and those before it; false: all frames")
+
+
 PredictorConfig = Annotated[
-    NarrowPredictorConfig | LinearPredictorConfig | NoPredictorConfig | PixelPredictorConfig | ProjectorConfig,
+    NarrowPredictorConfig
+    | LinearPredictorConfig
+    | NoPredictorConfig
+    | PixelPredictorConfig
+    | ProjectorConfig
+    | ActionPredictorConfig,
     Field(discriminator="kind"),
 ]
 

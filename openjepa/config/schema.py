@@ -27,6 +27,7 @@ from openjepa.config.data_parts import (
 from openjepa.config.duration import Duration
 from openjepa.config.misfits import misfits
 from openjepa.config.model_parts import (
+    ActionPredictorConfig,
     LinearPredictorConfig,
     ModelConfig,
     NarrowPredictorConfig,
@@ -41,6 +42,7 @@ from openjepa.config.model_parts import (
 from openjepa.config.part import Part, PositiveRange, Share, ShareRange
 
 __all__ = [
+    "ActionPredictorConfig",
     "AugmentConfig",
     "BlockMask",
     "CheckpointConfig",
@@ -182,12 +184,12 @@ class Recipe(Part):
 
     name: str = Field(description="how the recipe is called")
     system: Literal[
-        "ijepa", "mae", "data2vec", "vicreg", "byol", "info_nce", "lejepa", "vjepa", "vjepa2", "videomae"
+        "ijepa", "mae", "data2vec", "vicreg", "byol", "info_nce", "lejepa", "vjepa", "vjepa2", "vjepa2_ac", "videomae"
     ] = Field("ijepa", description="which published system the parts make up (a name; the parts below decide)")
-    method: Literal["masked_latent", "masked_pixel", "joint_embedding"] = Field(
+    method: Literal["masked_latent", "masked_pixel", "joint_embedding", "world_model"] = Field(
         "masked_latent",
-        description="which composition: predict features of hidden patches, predict their pixels, or embed views of an "
-        "image near each other",
+        description="which composition: predict features of hidden patches, predict their pixels, embed views of an "
+        "image near each other, or say the next frame's features from actions (published weights only: not trained here)",
     )
     form: Literal["tiny", "single-gpu", "paper", "release", "document", "custom"] = Field(
         "custom", description="what the recipe stands for"

@@ -1,6 +1,7 @@
 """The compositions: each names its parts in a recipe and knows no device, loop or logger."""
 
 from openjepa.config.schema import Recipe
+from openjepa.errors import ConfigError
 from openjepa.methods.base import Method, Panel
 from openjepa.methods.joint_embedding import JointEmbedding
 from openjepa.methods.masked_latent import MaskedLatent
@@ -10,7 +11,11 @@ __all__ = ["JointEmbedding", "MaskedLatent", "MaskedPixel", "Method", "Panel", "
 
 
 def build_method(recipe: Recipe) -> Method:
-    """The method a recipe describes, with freshly drawn weights (from torch's global generator: seed it first)."""
+    """The method a recipe describes, with freshly drawn weights (from torch's global generator: seed it first).
+
+    Raises:
+        ConfigError: a method that is not trained here.
+    """
     match recipe.method:
         case "masked_latent":
             return MaskedLatent(recipe)
@@ -18,3 +23,8 @@ def build_method(recipe: Recipe) -> Method:
             return JointEmbedding(recipe)
         case "masked_pixel":
             return MaskedPixel(recipe)
+        case "world_model":
+            raise ConfigError(
+                "method world_model is that of published weights and is not trained here: openjepa.methods.world_model predicts "
+                "with them"
+            )

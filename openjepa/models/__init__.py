@@ -1,5 +1,6 @@
 """Tokenizers, positions, transformers, predictors and their EMA. Models know no method, device, loop or logger."""
 
+from openjepa.models.action_predictor import ActionCausalPredictor
 from openjepa.models.build import build_predictor
 from openjepa.models.ema import make_target, update_ema
 from openjepa.models.pixel_decoder import PixelDecoder
@@ -11,6 +12,7 @@ from openjepa.models.vit import VisionTransformer, build_encoder
 
 __all__ = [
     "SIZES",
+    "ActionCausalPredictor",
     "BatchNorm",
     "NarrowPredictor",
     "PixelDecoder",

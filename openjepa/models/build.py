@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from openjepa.config.schema import (
+    ActionPredictorConfig,
     LinearPredictorConfig,
     ModelConfig,
     NarrowPredictorConfig,
@@ -15,11 +16,13 @@ from openjepa.config.schema import (
     PredictorConfig,
     ProjectorConfig,
 )
+from openjepa.models.action_predictor import ActionCausalPredictor
 from openjepa.models.pixel_decoder import PixelDecoder
+from openjepa.models.positions import Positions
 from openjepa.models.predictor import NarrowPredictor
 from openjepa.models.projector import Projector
 from openjepa.models.token_head import TokenHead
-from openjepa.models.transformer import set_norm_eps
+from openjepa.models.transformer import Init, set_norm_eps
 from openjepa.models.vit import VisionTransformer, positions_of
 
 
@@ -55,6 +58,8 @@ def _bare_predictor(config: PredictorConfig, encoder: VisionTransformer, model: 
                 mask_tokens=config.mask_tokens,
                 zero_tokens=config.mask_token_init == "zero",
             )
+        case ActionPredictorConfig():
+            return _action_predictor(config, encoder, fixed, model.init)
         case LinearPredictorConfig() | NoPredictorConfig():
             return TokenHead(encoder.embed_dim, linear=config.kind == "linear")
         case ProjectorConfig():
@@ -77,3 +82,23 @@ def _bare_predictor(config: PredictorConfig, encoder: VisionTransformer, model: 
                 positions=fixed,
                 init=model.init,
             )
+
+
+def _action_predictor(
+    config: ActionPredictorConfig, encoder: VisionTransformer, fixed: Positions, init: Init
+) -> ActionCausalPredictor:
+    """Rotary whatever the encoder's positions are, in the model's pairing."""
+    return ActionCausalPredictor(
+        embed_dim=encoder.embed_dim,
+        plane=(encoder.grid[-2], encoder.grid[-1]),
+        dim=config.dim,
+        depth=config.depth,
+        heads=config.heads or encoder.heads,
+        mlp_ratio=config.mlp_ratio,
+        action_dim=config.action_dim,
+        state_dim=config.state_dim,
+        extrinsics=config.extrinsics,
+        frame_causal=config.frame_causal,
+        pairing=fixed.pairing,
+        init=init,
+    )

@@ -20,17 +20,31 @@ def axis_width(head_dim: int) -> int:
     return 2 * (head_dim // 3 // 2)
 
 
-def rotary3d(head_dim: int, grid: tuple[int, int, int], pairing: Pairing = "interleaved") -> Tensor:
+def rotary3d(
+    head_dim: int, grid: tuple[int, int, int], pairing: Pairing = "interleaved", plane: int | None = None
+) -> Tensor:
     """Tables for :func:`rotate`: cosines, and sines with the sign of the first of a pair turned, ``(2, N, head_dim)`` float32.
 
     ``interleaved``: both channels of a pair have the angle j = ⌊c/2⌋: a rotation. ``tiled``: channel c has the angle
     j = c mod n, as in the published V-JEPA 2 code, whose weights depend on it; the two channels of a pair then differ, and
     scores depend only nearly on relative position. Computed in float64.
+
+    plane: rows and columns are scaled to run from 0 to plane − 1 whatever their number, time is not (V-JEPA 2.1
+    2603.14482: 16, the grid of 256 px); a single row or column stays at 0. None: whole patches, never scaled.
     """
     frames, height, width = grid
-    sides = (torch.arange(frames)[:, None, None], torch.arange(height)[:, None], torch.arange(width))
-    axes = [side.expand(frames, height, width).flatten() for side in sides]  # no division: sizes may be symbols in export
+    rows, columns = (_spread(count, plane) for count in (height, width))
+    sides = (torch.arange(frames)[:, None, None], rows[:, None], columns)
+    axes = [
+        side.expand(frames, height, width).flatten() for side in sides
+    ]  # no division: sizes may be symbols in export
     return rotation_at(head_dim, axes, pairing)
+
+
+def _spread(count: int, plane: int | None) -> Tensor:
+    """Places of ``count`` rows: 0, 1, 2, …, or from 0 to ``plane`` − 1 in float64."""
+    places = torch.arange(count)
+    return places if plane is None else places.double() * ((plane - 1) / torch.sym_max(count - 1, 1))
 
 
 def rotation_at(head_dim: int, axes: Sequence[Tensor], pairing: Pairing = "interleaved") -> Tensor:

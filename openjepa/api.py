@@ -30,9 +30,12 @@ from openjepa.data.splits import Splits, open_splits
 from openjepa.errors import ConfigError, DataError, MissingExtra
 from openjepa.evaluation import Score, Settings, make_probe, write_scores
 from openjepa.evaluation import evaluate as score_encoder
+from openjepa.hub.model_directory import Which
 from openjepa.judging import choose_device, cka, contamination, evaluate
 from openjepa.loading import load
+from openjepa.model import AnyModel
 from openjepa.models import VisionTransformer, build_encoder
+from openjepa.starting import initial_weights
 from openjepa.training import Event, RunInfo, RunResult, StagePart, default_out, list_runs, read_run, train_stages
 from openjepa.training import train as run_training
 from openjepa.training.run import STAGES
@@ -94,7 +97,10 @@ def pretrain(
     device: str | None = None,
     precision: str | None = None,
     resume: bool = False,
-    init: str | Path | None = None,
+    init: str | Path | AnyModel | None = None,
+    init_which: Which = "deployed",
+    init_predictor: bool = True,
+    init_hints: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     judge: bool = True,
     report: bool = True,
@@ -110,8 +116,10 @@ def pretrain(
         out: run directory; by default ``runs/<recipe>-<date>-<time>``.
         epochs, steps: length, one of them; a recipe in stages has a length for each and refuses both. batch_size: global
             batch. val: labelled folder to score on.
-        resume: continue the run in ``out`` exactly. init: take weights from there (for the first stage). overwrite:
-            replace the run in ``out``.
+        resume: continue the run in ``out`` exactly. overwrite: replace the run in ``out``.
+        init: weights to start from (the first stage): anything :func:`load` opens, or what it returned. init_which: both
+            encoders from the ``online`` or ``target`` one; by default each from its own. init_predictor: False starts the
+            predictor fresh. init_hints: what a file does not tell of itself, as :func:`load` takes them.
         judge: score the result where labels exist. report: write ``report.html``.
         on_event: receives training events. console: also show progress on standard error.
 
@@ -131,7 +139,10 @@ def pretrain(
     splits = [open_splits(stage) for stage in recipes]
     place = Path(out) if out is not None else default_out(resolved)
     parts = [StagePart(r, s.training, _probes(r, s)) for r, s in zip(recipes, splits, strict=True)]
-    how: dict[str, Any] = {"resume": resume, "init": init, "overwrite": overwrite}
+    if resume and init is not None:
+        raise ConfigError("--resume continues a run exactly and --init starts a new one: give one of them")
+    weights = None if init is None else initial_weights(init, init_which, init_predictor, init_hints)
+    how: dict[str, Any] = {"resume": resume, "init": weights, "overwrite": overwrite}
     heard: dict[str, Any] = {"on_event": on_event, "console": console}
     if resolved.stages:
         trained = train_stages(resolved, parts, out=place, **how, **heard)

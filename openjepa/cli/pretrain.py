@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import typer
 
 from openjepa.cli.console import say_result
+from openjepa.errors import ConfigError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
@@ -37,7 +39,20 @@ def pretrain(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, mps")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16, fp16")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in --out exactly where it was")] = False,
-    init: Annotated[str | None, typer.Option(help="run or model directory to take weights from")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="weights to start from: run, model directory, file, catalogue name, hf:ORG/NAME, timm:NAME, URL"
+        ),
+    ] = None,
+    init_which: Annotated[
+        Literal["deployed", "online", "target"],
+        typer.Option(help="start both encoders from this one; deployed: each from its own"),
+    ] = "deployed",
+    init_predictor: Annotated[bool, typer.Option(help="take the predictor too, where there is one that fits")] = True,
+    init_hint: Annotated[
+        list[str] | None, typer.Option(help="what a file does not tell of itself, such as heads=16; may be repeated")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="delete the run in --out and start again")] = False,
     judge: Annotated[bool, typer.Option(help="score the result beside raw pixels and a random encoder")] = True,
     report: Annotated[bool, typer.Option(help="write report.html")] = True,
@@ -59,8 +74,22 @@ def pretrain(
         precision=precision,
         resume=resume,
         init=init,
+        init_which=init_which,
+        init_predictor=init_predictor,
+        init_hints=parse_hints(init_hint or ()),
         overwrite=overwrite,
         judge=judge,
         report=report,
     )
     say_result(result)
+
+
+def parse_hints(words: Sequence[str]) -> dict[str, Any] | None:
+    """``heads=16`` as a hint. Raises ConfigError."""
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key or not value:
+            raise ConfigError(f"--init-hint {word}: write it as key=value, such as heads=16")
+        found[key] = int(value) if value.isdecimal() else value
+    return found or None

@@ -1,6 +1,7 @@
 """Training: the loop (start reading at :mod:`openjepa.training.loop`), the machine, run state, health."""
 
 from openjepa.training.health import Thresholds, Verdict, judge
+from openjepa.training.initial import InitialWeights
 from openjepa.training.loop import train
 from openjepa.training.metrics import read_rows
 from openjepa.training.progress import Event
@@ -11,6 +12,7 @@ from openjepa.training.stages import train_stages
 
 __all__ = [
     "Event",
+    "InitialWeights",
     "Probe",
     "RunInfo",
     "RunResult",

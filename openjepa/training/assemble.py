@@ -21,6 +21,7 @@ from openjepa.objectives.across import alone
 from openjepa.optim import Schedule
 from openjepa.training.engine import Engine
 from openjepa.training.feed import Feed, Share, lane_cut, seats
+from openjepa.training.initial import InitialWeights, Start, check_not_lost, fit_initial
 from openjepa.training.lanes import Lane, dearest, is_video, match_sources, plan_lanes, rounded_shares
 from openjepa.training.meter import Meter
 from openjepa.training.metrics import Metrics
@@ -76,7 +77,7 @@ class Request:
     source: Source | Sequence[Source]
     out: Path
     resume: bool = False
-    init: str | Path | None = None
+    init: str | Path | InitialWeights | None = None
     overwrite: bool = False
     on_event: Callable[[Event], None] | None = None
     console: bool = True
@@ -102,14 +103,17 @@ def assemble(stack: ExitStack, request: Request) -> Parts:
     plan = Plan.make(recipe, sum(len(source) for source in sources), world.size)
     lanes = plan_lanes(recipe, plan.batch)
     engine.decide_compile(plan.total)
+    first = None if init is None or request.resume else fit_initial(recipe, init)  # before anything on disk is touched
     directory = _claim(stack, engine, request)
     reporter = Reporter(out / LOG, speaks=world.first, console=request.console, on_event=request.on_event)
     stack.callback(reporter.close)
     notes = world.on_first(lambda: directory.check_same(recipe) if directory and request.resume else [])
 
     checkpoint = _find_checkpoint(out, engine, reporter, request.resume)
+    if checkpoint is None and request.resume:
+        check_not_lost(out, request.resumable)
     before = None if checkpoint else _stage_before(request.stage, reporter)
-    method = engine.prepare(_build(recipe, checkpoint or before, init))
+    method = engine.prepare(_build(recipe, checkpoint or before, first))
     normalise = Normalise.for_data(recipe.data).to(engine.device)
     updater, meter = Updater(engine, recipe), Meter(world, engine.device)
     state = LoopState() if checkpoint is None else restore(engine, updater, meter, checkpoint)
@@ -120,7 +124,7 @@ def assemble(stack: ExitStack, request: Request) -> Parts:
 
     micro, why = _micro_batch(recipe, plan, lanes, engine, normalise, state)
     schedule = plan.schedule(recipe)
-    start = f"starts from the weights in {init}" if init is not None else "starts from fresh weights"
+    start = f"starts from the weights in {first.source}" if first is not None else "starts from fresh weights"
     if before is not None:
         start = f"starts from the weights of {before.path}"
     if request.resume and before is None:
@@ -128,6 +132,8 @@ def assemble(stack: ExitStack, request: Request) -> Parts:
             f"continues after step {state.step}" if checkpoint else "had saved nothing yet: starts from the beginning"
         )
     _speak(reporter, f"run {out}: recipe {recipe.name}, seed {recipe.seed}; {start}", engine)
+    if first is not None:
+        first.tell(reporter, directory.path if directory else None)
     _speak_data(reporter, lanes, sources, method)
     _speak_numbers(reporter, recipe, plan, lanes, schedule, engine, (micro, why), notes)
     # Before the feed: both seed torch's generator per sample, and the feed has a thread of its own.
@@ -181,15 +187,15 @@ def _find_checkpoint(out: Path, engine: Engine, reporter: Reporter, resume: bool
     return found
 
 
-def _build(recipe: Recipe, checkpoint: Checkpoint | None, init: str | Path | None) -> Method:
+def _build(recipe: Recipe, checkpoint: Checkpoint | None, first: Start | None) -> Method:
     """The method with its weights: saved, taken from elsewhere, or fresh (the same in every process)."""
     seed_everything(recipe.seed)
     method = build_method(recipe)
     if checkpoint is not None:
         load_strict(method, checkpoint.tensors["model"])
         return method
-    if init is not None:
-        _load_weights(method, Path(init))
+    if first is not None:
+        first.load_into(method)
     if recipe.target.weights is not None:
         _load_teacher(method, recipe.target.weights)
     return method
@@ -206,21 +212,6 @@ def _take_over_optimizer(engine: Engine, updater: Updater, before: Checkpoint) -
     scaler = LoopState.unpack(before.states["loop"]).scaler
     if scaler and engine.scaler.is_enabled():
         engine.scaler.load_state_dict(scaler)
-
-
-def _load_weights(method: Method, path: Path) -> None:
-    """Weights of another run, model directory or checkpoint, strictly: encoder, target, and a predictor of the same kind."""
-    model = load_model(path)
-    online = model.online if model.online is not None else model.encoder
-    try:
-        load_strict(method.online, online.state_dict())
-        if method.target is not None:
-            load_strict(method.target, model.encoder.state_dict())
-        if model.predictor is not None and model.config.predictor.kind == method.recipe.predictor.kind:
-            load_strict(method.predictor, model.predictor.state_dict())
-        method.after_loading()
-    except CheckpointError as error:
-        raise CheckpointError(f"--init {path} does not fit this recipe: {error}") from error
 
 
 def _load_teacher(method: Method, path: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from openjepa.config import Recipe
 from openjepa.data import Source
 from openjepa.training.assemble import Request, Stage
+from openjepa.training.initial import InitialWeights
 from openjepa.training.progress import Event
 from openjepa.training.session import Probe, RunResult, Session
 
@@ -18,7 +19,7 @@ def train(
     *,
     out: str | Path,
     resume: bool = False,
-    init: str | Path | None = None,
+    init: str | Path | InitialWeights | None = None,
     overwrite: bool = False,
     probes: Sequence[Probe] = (),
     on_event: Callable[[Event], None] | None = None,
@@ -29,7 +30,7 @@ def train(
 
     Args:
         source: the data; several, one for each of ``data.streams``, where streams have data of their own.
-        init: a run, model or checkpoint directory whose weights the new run starts from.
+        init: weights the new run starts from: a run, model or checkpoint directory, or what was opened already.
         overwrite: replace the run in ``out``.
         probes: called with (encoder, normalise, device) every ``probe.every`` and at the end; their numbers are logged.
         on_event: receives every :class:`Event`. console: also write to standard error.

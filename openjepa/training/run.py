@@ -34,9 +34,11 @@ CONFIG, ENVIRONMENT, LOG, METRICS, CHECKPOINTS, MODEL = (
 # What --overwrite may delete, and nothing else: a folder may hold other things than a run.
 BAD_FILES = "bad_files.json"
 PADDED_FILES = "padded_videos.json"
+INITIAL = "initial_weights.txt"  # which keys --init loaded, and how
 STAGES = "stages"  # a run in stages: one run directory for each (openjepa.training.stages)
 OURS = (
-    CONFIG, ENVIRONMENT, LOG, METRICS, CHECKPOINTS, MODEL, BAD_FILES, PADDED_FILES, STAGES, "tensorboard", "scores.json", "report.html",
+    CONFIG, ENVIRONMENT, LOG, METRICS, CHECKPOINTS, MODEL, BAD_FILES, PADDED_FILES, INITIAL, STAGES, "tensorboard",
+    "scores.json", "report.html",
 )  # fmt: skip
 
 # A resumed run must be the same experiment. Under these keys it may differ: they change no number, or (machine) only in

@@ -20,6 +20,7 @@ from openjepa.errors import RunError
 from openjepa.hub.atomic import clean_stale, link_directory, write_error, write_file
 from openjepa.training.assemble import Stage
 from openjepa.training.engine import Engine
+from openjepa.training.initial import InitialWeights, fit_initial
 from openjepa.training.lanes import match_sources
 from openjepa.training.lock import RunLock
 from openjepa.training.loop import train
@@ -114,7 +115,7 @@ def train_stages(
     *,
     out: str | Path,
     resume: bool = False,
-    init: str | Path | None = None,
+    init: str | Path | InitialWeights | None = None,
     overwrite: bool = False,
     on_event: Callable[[Event], None] | None = None,
     console: bool = True,
@@ -135,6 +136,9 @@ def train_stages(
         plans = [part.plan(world.size) for part in parts]
         run = _Run(recipe, out, parts, tuple(plan.total for plan in plans), world)
 
+        if init is not None and not resume:
+            fit_initial(parts[0].recipe, init)  # before anything on disk is touched
+
         def claim() -> None:
             directory = RunDirectory.claim(out, resume=resume, init=init, overwrite=overwrite)
             stack.callback(directory.close)
@@ -151,7 +155,7 @@ def train_stages(
 
 def _train_all(
     run: _Run,
-    init: str | Path | None,
+    init: str | Path | InitialWeights | None,
     reporter: Reporter,
     on_event: Callable[[Event], None] | None,
     console: bool,
@@ -196,7 +200,7 @@ def _train_one(
     run: _Run,
     number: int,
     resume: bool,
-    init: str | Path | None,
+    init: str | Path | InitialWeights | None,
     reporter: Reporter,
     on_event: Callable[[Event], None] | None,
     console: bool,

@@ -1,0 +1,148 @@
+"""The weights a run starts from (``--init``): encoder, target and predictor of another model, made to fit the recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from openjepa.config import Recipe
+from openjepa.errors import CheckpointError, RunError
+from openjepa.hub.atomic import write_file
+from openjepa.hub.fit import EncoderWeights, Fitted, fit_encoder, fit_predictor, on_meta
+from openjepa.hub.model_directory import LoadedModel, Which, load_model
+from openjepa.methods import Method, build_method
+from openjepa.training.progress import Reporter
+from openjepa.training.run import INITIAL
+
+_HEAD = "weights from "
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """What a run may start from.
+
+    source: where it comes from, in words. online, target: the encoder that learns and the slow or frozen one; both are given
+    the same weights where a model has but one. predictor: None where there is none, or it is to start fresh. why_fresh: the
+    reason, in words.
+    """
+
+    source: str
+    online: EncoderWeights
+    target: EncoderWeights
+    predictor: nn.Module | None = None
+    why_fresh: str = "it has none"
+
+    @classmethod
+    def of(
+        cls, model: LoadedModel, *, which: Which = "deployed", predictor: bool = True, source: str | None = None
+    ) -> InitialWeights:
+        """The parts of a loaded model.
+
+        which: ``deployed`` continues both encoders, each from its own; ``online`` or ``target`` starts both from that one.
+        predictor: False starts it fresh.
+        """
+        deployed = EncoderWeights.of(model.encoder)
+        separate = which == "deployed" and model.online is not None
+        online = EncoderWeights.of(model.online) if separate and model.online is not None else deployed
+        where = source or str(model.source)
+        if not predictor:
+            return cls(where, online, deployed, None, "as asked")
+        return cls(where, online, deployed, model.predictor)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Initial weights that fit a recipe. notes: what a user should know, one line each."""
+
+    source: str
+    online: Fitted
+    target: Fitted | None
+    predictor: Fitted | None
+    notes: tuple[str, ...]
+
+    def load_into(self, method: Method) -> None:
+        """Load every part; what is not there stays as it was drawn."""
+        self.online.load_into(method.online)
+        if method.target is not None and self.target is not None:
+            self.target.load_into(method.target)
+        if self.predictor is not None:
+            self.predictor.load_into(method.predictor)
+        method.after_loading()
+
+    @property
+    def lines(self) -> list[str]:
+        """What loaded, part by part, for the log."""
+        parts = {"online": self.online, "target": self.target, "predictor": self.predictor}
+        return [f"{name}: {part.summary}" for name, part in parts.items() if part is not None]
+
+    @property
+    def table(self) -> str:
+        """Every key of every part: ours, theirs, and what was done."""
+        blocks = [replace(part.report, module=name).table(all_rows=True) for name, part in self._parts.items()]
+        return "\n\n".join([f"{_HEAD}{self.source}", *blocks, *self.notes]) + "\n"
+
+    def tell(self, reporter: Reporter, run_dir: Path | None) -> None:
+        """Say what was loaded and what was not; the table of keys becomes a file of the run."""
+        for name, part in self._parts.items():
+            reporter.say(f"  {name}: {part.summary}")
+        for note in self.notes:
+            reporter.warn(note)
+        if run_dir is not None:
+            write_file(run_dir / INITIAL, self.table)
+
+    @property
+    def _parts(self) -> dict[str, Fitted]:
+        found = {"online": self.online, "target": self.target, "predictor": self.predictor}
+        return {name: part for name, part in found.items() if part is not None}
+
+
+def check_not_lost(run_dir: Path, resumable: Path) -> None:
+    """Raise RunError when a run that began from other weights was killed before it saved anything: they are not in it."""
+    path = run_dir / INITIAL
+    if path.is_file():
+        source = path.read_text(encoding="utf-8").splitlines()[0].removeprefix(_HEAD)
+        raise RunError(
+            f"'{resumable}' started from the weights in {source} and had saved nothing yet: start it again with --init "
+            "and --overwrite"
+        )
+
+
+def open_initial(init: str | Path | InitialWeights) -> InitialWeights:
+    """A run, model or checkpoint directory as initial weights; what was opened already stays as it is."""
+    return init if isinstance(init, InitialWeights) else InitialWeights.of(load_model(init), source=str(init))
+
+
+def fit_initial(recipe: Recipe, init: str | Path | InitialWeights) -> Start:
+    """Make the weights fit what the recipe builds. Nothing large is built, and nothing on disk is touched.
+
+    Raises:
+        CheckpointError: they do not; one line with what to set.
+    """
+    weights = open_initial(init)
+    method = on_meta(lambda: build_method(recipe))
+    assert isinstance(method, Method)
+    try:
+        online = fit_encoder(method.online, weights.online)
+        same = weights.target is weights.online
+        target = None
+        if method.target is not None:
+            target = online if same else fit_encoder(method.target, weights.target)
+        predictor, notes = _predictor(method, weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"--init {weights.source} does not fit this recipe: {error}") from error
+    return Start(weights.source, online, target, predictor, (*online.notes, *notes))
+
+
+def _predictor(method: Method, weights: InitialWeights) -> tuple[Fitted | None, list[str]]:
+    """The predictor's weights, or why it starts fresh."""
+    if not any(True for _ in method.predictor.parameters()):
+        return None, []
+    if weights.predictor is None:
+        return None, [f"the predictor starts fresh: {weights.why_fresh}"]
+    if type(method.predictor) is not type(weights.predictor):
+        theirs, ours = type(weights.predictor).__name__, type(method.predictor).__name__
+        return None, [f"the predictor starts fresh: the weights have a {theirs}, the recipe a {ours}"]
+    found = fit_predictor(method.predictor, weights.predictor)
+    return found, list(found.notes)

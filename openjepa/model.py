@@ -293,7 +293,9 @@ class Model(AnyModel):
         self.provenance: Provenance | None = loaded.provenance
         self.probe: PublishedProbe | None = loaded.probe
         self.config = loaded.config
-        self.name, self.channels = "trained", loaded.config.data.channels
+        origin = loaded.provenance
+        self.name = "trained" if origin is None else origin.name or Path(origin.source).name
+        self.channels = loaded.config.data.channels
         self.transform = eval_transform(loaded.config.data)
         self.normalise = Normalise.for_data(loaded.config.data)
 

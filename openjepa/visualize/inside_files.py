@@ -11,7 +11,7 @@ from torch import nn
 
 from openjepa.config.schema import Recipe
 from openjepa.errors import ConfigError, nearest
-from openjepa.hub.model_directory import load_model
+from openjepa.hub.opening import open_own
 from openjepa.visualize import attention_maps, canvas, gallery, inside, inside_film, latent, reconstruction, samples
 from openjepa.visualize.animation import film_path
 from openjepa.visualize.attention_maps import AttentionMaps
@@ -143,7 +143,7 @@ def write_decode(
         CheckpointError, ConfigError, DataError, RunError: one line each.
     """
     path = png_path(out)
-    loaded = load_model(model)
+    loaded = open_own(model)
     recipe: Recipe = loaded.config
     plane(recipe)  # a model of clips is refused before any video is read
     apart = recipe.model_copy(update={"probe": recipe.probe.model_copy(update={"val": None})})

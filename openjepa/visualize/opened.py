@@ -13,8 +13,9 @@ from openjepa.data import Normalise, Source, eval_transform, open_source
 from openjepa.data.clips import Clips
 from openjepa.data.transforms import Transform
 from openjepa.errors import ConfigError
-from openjepa.hub.adapters import is_foreign, open_encoder
-from openjepa.hub.model_directory import LoadedModel, load_model
+from openjepa.hub.adapters import Foreign
+from openjepa.hub.model_directory import LoadedModel
+from openjepa.hub.opening import open_any as open_model
 from openjepa.types import Encoder
 from openjepa.visualize import samples
 from openjepa.visualize.clips import seconds_per_frame
@@ -94,16 +95,15 @@ def open_videos(recipe: Recipe, data: str) -> Source:
 
 
 def open_any(model: str | Path) -> Opened:
-    """Open a run, model or checkpoint directory, ``timm:NAME``, ``hf:ORG/NAME`` or a Hugging Face directory.
+    """Open whatever :func:`openjepa.load` opens.
 
     Raises:
         CheckpointError, ConfigError, MissingExtra: one line each.
     """
-    if is_foreign(model):
-        found = open_encoder(model)
+    found = open_model(model)
+    if isinstance(found, Foreign):
         return Opened(found.encoder, found.transform, found.normalise, found.channels, found.name)
-    loaded = load_model(model)
-    data = loaded.config.data
+    data = found.config.data
     name = Path(model).resolve().name
     transform = cast(Transform, eval_transform(data))
-    return Opened(loaded.encoder, transform, Normalise.for_data(data), data.channels, name, loaded, data)
+    return Opened(found.encoder, transform, Normalise.for_data(data), data.channels, name, found, data)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from openjepa.config.schema import Recipe
 from openjepa.errors import ConfigError
-from openjepa.hub.model_directory import load_model
+from openjepa.hub.opening import open_own
 from openjepa.visualize import clips, surprise, surprise_film, time_maps, tubes
 from openjepa.visualize.animation import Film, film_path
 from openjepa.visualize.opened import Opened, open_videos
@@ -94,7 +94,7 @@ def write_surprise(
     """
     path = film_path(out)
     table = _numbers_path(numbers)
-    loaded = load_model(model)
+    loaded = open_own(model)
     surprise.check_mode(loaded.config, mode)
     surprise.subject(loaded)  # a model that predicts nothing of clips is refused before any video is read
     source = open_videos(loaded.config, data)

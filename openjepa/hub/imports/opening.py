@@ -187,7 +187,7 @@ def _notes(parts: Mapping[str, Any], mapped: Mapped, encoders: Sequence[str]) ->
         )
     if "predictor" not in parts:
         notes.append("no predictor in this file")
-    reasons = {drop.reason for drop in mapped.dropped.values()}
+    reasons = {drop.reason for drop in mapped.dropped.values() if not drop.reason.startswith("fixed")}
     return notes + sorted(f"left out: {reason}" for reason in reasons)
 
 

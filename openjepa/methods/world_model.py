@@ -7,18 +7,18 @@ tubelet; features are layer-normed without affine, and so are predictions before
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from openjepa.errors import ConfigError
 from openjepa.models.action_predictor import ActionCausalPredictor
 from openjepa.models.vit import VisionTransformer
+from openjepa.objectives.targets import transform_target
 from openjepa.types import Tokens
 
 
 def normalised(features: Tensor) -> Tensor:
-    """Layer norm over channels without affine, ``(…, D)`` → ``(…, D)``; always in float32."""
-    return F.layer_norm(features.float(), features.shape[-1:])
+    """Layer norm over channels without affine, ``(B, N, D)`` → ``(B, N, D)`` float32."""
+    return transform_target(features, "layer_norm")
 
 
 @torch.no_grad()

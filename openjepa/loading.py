@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from openjepa.hub.opening import open_any
 from openjepa.model import ForeignModel, Model
 
 __all__ = ["load"]
+
+_SAID = "preprocessing"  # notes that change numbers are said at load; all are in ``model.provenance.notes``
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -35,8 +40,24 @@ def load(
         a :class:`Model` (encoders, predictor, recipe, provenance) for what we can train on; a :class:`ForeignModel`, an
         encoder with its own preprocessing, for any other network of timm or transformers.
 
+    The licence of weights that somebody else trained is said on the log.
+
     Raises:
         CheckpointError, ConfigError, MissingExtra: one line each.
     """
     opened = open_any(path, which=which, hints=hints, probe=probe)
-    return ForeignModel(opened) if isinstance(opened, Foreign) else Model(opened)
+    if isinstance(opened, Foreign):
+        _say(f"{opened.name}: licence of the weights: {opened.licence or 'unknown'}")
+        return ForeignModel(opened)
+    if opened.provenance is not None:
+        _say(str(opened.provenance))
+        for note in opened.provenance.notes:
+            if note.startswith(_SAID):
+                _say(f"{opened.provenance.name or opened.provenance.source}: {note}")
+    return Model(opened)
+
+
+@cache
+def _say(line: str) -> None:
+    """One line on the log, once in a process: whose weights these are is never a surprise."""
+    _log.warning("%s", line)

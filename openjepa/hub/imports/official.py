@@ -141,7 +141,7 @@ def _clip(contents: Contents, frames: Any) -> ClipConfig:
 
 
 _AS_TRAINED = (
-    "preprocessing: ImageNet mean and deviation, short side to crop·256/224, centre crop, as the authors evaluate"
+    "preprocessing: ImageNet mean and deviation, short side to crop·256/224, centre crop"
 )
 _SIZE = "rotary weights hold no image size: 256 px and 64 frames unless hints or the model's name say otherwise"
 

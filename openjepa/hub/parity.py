@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+import openjepa.hub.parity_ac
 import openjepa.hub.parity_ijepa
 import openjepa.hub.parity_vjepa  # noqa: F401
 from openjepa.errors import OpenJepaError

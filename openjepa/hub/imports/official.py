@@ -140,9 +140,7 @@ def _clip(contents: Contents, frames: Any) -> ClipConfig:
     return ClipConfig(frames=int(frames), fps=float(contents.hint("fps", FPS)))
 
 
-_AS_TRAINED = (
-    "preprocessing: ImageNet mean and deviation, short side to crop·256/224, centre crop"
-)
+_AS_TRAINED = "prepared as its authors evaluate: ImageNet mean and deviation, short side to crop·256/224, centre crop"
 _SIZE = "rotary weights hold no image size: 256 px and 64 frames unless hints or the model's name say otherwise"
 
 IJEPA = register_layout(

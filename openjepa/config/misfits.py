@@ -22,6 +22,7 @@ def misfits(recipe: Recipe) -> list[str]:
     return [
         *_methods(recipe),
         *(_without_clips(recipe) if recipe.data.clip is None else _with_clips(recipe)),
+        *_levels(recipe),
         *_stages(recipe),
     ]
 
@@ -97,6 +98,30 @@ def _with_clips(recipe: Recipe) -> list[str]:
         wrong.append(f"mask.kind {recipe.mask.kind} is for images: choose tubes, random_tube or random for clips")
     if recipe.method == "joint_embedding":
         wrong.append("method joint_embedding compares views of images: it has no clips (unset data.clip)")
+    return wrong
+
+
+def _levels(recipe: Recipe) -> list[str]:
+    """Taps, stems and modalities (V-JEPA 2.1) where nothing reads them."""
+    model, predictor, wrong = recipe.model, recipe.predictor, []
+    if recipe.data.clip is None:
+        for key in ("image_stem", "modality_embeddings"):
+            if getattr(model, key):
+                wrong.append(f"model.{key} tells images from clips: set data.clip.frames, or model.{key}=false")
+    if model.rope_grid is not None and model.positions != "rope3d":
+        wrong.append(f"model.rope_grid is read by model.positions rope3d only, not {model.positions}")
+    if model.tap_blocks is not None and len(model.tap_blocks) != model.taps:
+        wrong.append(f"model.tap_blocks names {len(model.tap_blocks)} blocks, model.taps says {model.taps}")
+    if predictor.kind != "narrow" or predictor.levels == 1:
+        return wrong
+    if predictor.levels > model.taps:
+        wrong.append(f"predictor.levels {predictor.levels} is more than model.taps {model.taps}")
+    if recipe.target.layers > 1:
+        wrong.append(
+            f"predictor.levels joins outputs, target.layers {recipe.target.layers} averages them: set one to 1"
+        )
+    if recipe.objective.pooled > 0:
+        wrong.append("objective.pooled compares one level: set it to 0, or predictor.levels to 1")
     return wrong
 
 

@@ -47,6 +47,31 @@ class ModelConfig(Part):
     class_token: bool = Field(
         False, description="a learned token beside the patches (MAE, data2vec); features are still those of the patches"
     )
+    rope_grid: int | None = Field(
+        None,
+        ge=2,
+        description="rope3d: rows and columns of every size are scaled to this many (V-JEPA 2.1: 16, those of 256 px); "
+        "none: whole patches",
+    )
+    taps: int = Field(
+        1,
+        ge=1,
+        description="outputs of this many blocks, each with a final norm of its own, are joined for the predictor "
+        "(V-JEPA 2.1: 4); features are still those of the last",
+    )
+    tap_blocks: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, description="which blocks, from 0; none: evenly spaced (of 48 and 4 taps as published: 11, 23, 37, 47)"
+    )
+    image_stem: bool = Field(
+        False,
+        description="video: images have a patch projection of their own, one frame deep (V-JEPA 2.1); "
+        "false: they are repeated over a tubelet",
+    )
+    modality_embeddings: bool = Field(
+        False,
+        description="video: a learned vector for images and one for clips, added to every token, in the encoder and in "
+        "the narrow predictor (V-JEPA 2.1)",
+    )
 
 
 class NarrowPredictorConfig(Part):
@@ -64,6 +89,19 @@ class NarrowPredictorConfig(Part):
         "does, the number of its clip length",
     )
     mask_token_init: Literal["normal", "zero"] = Field("normal", description="'zero' as published for video")
+    levels: int = Field(
+        1,
+        ge=1,
+        description="levels it reads and predicts, the last of model.taps: with several, joined by a perceptron",
+    )
+    context_head: bool = Field(
+        False, description="a second projection predicts the context tokens too (V-JEPA 2.1's context loss)"
+    )
+    out_dim: int | None = Field(
+        None,
+        ge=1,
+        description="width of a predicted level; none: the encoder's (distilled V-JEPA 2.1: its teacher's 1664)",
+    )
 
 
 class LinearPredictorConfig(Part):

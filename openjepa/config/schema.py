@@ -184,7 +184,18 @@ class Recipe(Part):
 
     name: str = Field(description="how the recipe is called")
     system: Literal[
-        "ijepa", "mae", "data2vec", "vicreg", "byol", "info_nce", "lejepa", "vjepa", "vjepa2", "vjepa2_ac", "videomae"
+        "ijepa",
+        "mae",
+        "data2vec",
+        "vicreg",
+        "byol",
+        "info_nce",
+        "lejepa",
+        "vjepa",
+        "vjepa2",
+        "vjepa2_1",
+        "vjepa2_ac",
+        "videomae",
     ] = Field("ijepa", description="which published system the parts make up (a name; the parts below decide)")
     method: Literal["masked_latent", "masked_pixel", "joint_embedding", "world_model"] = Field(
         "masked_latent",

@@ -57,6 +57,10 @@ def _bare_predictor(config: PredictorConfig, encoder: VisionTransformer, model: 
                 init=model.init,
                 mask_tokens=config.mask_tokens,
                 zero_tokens=config.mask_token_init == "zero",
+                levels=config.levels,
+                out_dim=config.out_dim,
+                context_head=config.context_head,
+                modality_embeddings=model.modality_embeddings,
             )
         case ActionPredictorConfig():
             return _action_predictor(config, encoder, fixed, model.init)

@@ -22,13 +22,15 @@ Grid = tuple[int, ...]
 class Positions:
     """Which positions a network has. kind: table added to tokens, or rotary (``rope3d``) inside every attention.
 
-    order: of sincos2d's halves. uniform_power: of sincos3d's thirds. pairing: of rope3d's angles.
+    order: of sincos2d's halves. uniform_power: of sincos3d's thirds. pairing: of rope3d's angles. plane: rows and columns
+    that rope3d scales every grid to (V-JEPA 2.1: 16).
     """
 
     kind: Kind = "sincos2d"
     order: Order = "column_first"
     uniform_power: bool = True
     pairing: Pairing = "interleaved"
+    plane: int | None = None
 
     @property
     def rotary(self) -> bool:
@@ -82,8 +84,8 @@ class Positions:
         return placed.unflatten(1, (frames, -1)).transpose(0, 1).flatten(0, 1)
 
     def rotation(self, head_dim: int, grid: Grid) -> Tensor:
-        """Cosines and sines ``(2, N, head_dim)`` of every token of ``grid``; integer patch units, never rescaled."""
-        return rotary3d(head_dim, _three(grid), self.pairing)
+        """Cosines and sines ``(2, N, head_dim)`` of every token of ``grid``, in whole patches or scaled to ``plane``."""
+        return rotary3d(head_dim, _three(grid), self.pairing, self.plane)
 
 
 def same_grid(native: Grid, grid: Grid) -> bool:

@@ -44,7 +44,7 @@ def rotary3d(
 def _spread(count: int, plane: int | None) -> Tensor:
     """Places of ``count`` rows: 0, 1, 2, …, or from 0 to ``plane`` − 1 in float64."""
     places = torch.arange(count)
-    return places if plane is None else places.double() * ((plane - 1) / torch.sym_max(count - 1, 1))
+    return places if plane is None else places.double().mul((plane - 1) / torch.sym_max(count - 1, 1))
 
 
 def rotation_at(head_dim: int, axes: Sequence[Tensor], pairing: Pairing = "interleaved") -> Tensor:

@@ -147,6 +147,12 @@ def initialise(root: nn.Module, blocks: nn.ModuleList, how: Init) -> None:
                 block.mlp.fc2.weight.div_(math.sqrt(2 * layer))
 
 
+def modality_pair(dim: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """What is added to the tokens of images and to those of clips, ``(1, 1, dim)`` each, normal of deviation 1e-6 at first."""
+    images, clips = (nn.Parameter(nn.init.normal_(torch.zeros(1, 1, dim), std=1e-6)) for _ in range(2))
+    return images, clips
+
+
 def residual(x: Tensor) -> Tensor:
     """What enters the first block: float32 as published, but bfloat16 under autocast on a CPU.
 

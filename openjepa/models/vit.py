@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from openjepa.config.schema import ModelConfig
 from openjepa.errors import ConfigError
+from openjepa.models.levels import choose_taps
 from openjepa.models.positions import Positions, same_grid
 from openjepa.models.rotary import pick_rotation
 from openjepa.models.sizes import size_named
@@ -23,6 +24,7 @@ from openjepa.models.transformer import (
     gather_tokens,
     initialise,
     key_mask,
+    modality_pair,
     residual,
     set_norm_eps,
 )
@@ -92,10 +94,17 @@ class VisionTransformer(nn.Module):
         init: published initialisation, see :func:`openjepa.models.transformer.initialise`.
         class_token: a learned token in front of the patches. It has no position of its own (MAE's is zero; a learned one
             would only add to it), takes part in attention, and is left out of what the methods below return.
+        taps, tap_blocks: how many blocks' outputs :meth:`forward_levels` joins, and which (:func:`choose_taps`). Each has a
+            norm of its own then, ``norms_block.k``, the last of which is the final one; with one tap that is ``norm``.
+        image_stem: images, and clips of one frame, have a patch projection of their own (``patch_embed_img``), one frame
+            deep, instead of being repeated over a tubelet.
+        modality_embeddings: a learned vector for images and one for clips, added to every token (both V-JEPA 2.1).
     """
 
     pos_embed: Tensor | None
     rope: Tensor | None
+    img_mod_embed: nn.Parameter | None
+    video_mod_embed: nn.Parameter | None
 
     def __init__(
         self,
@@ -113,6 +122,10 @@ class VisionTransformer(nn.Module):
         drop_path: float = 0.0,
         init: Init = "vjepa2",
         class_token: bool = False,
+        taps: int = 1,
+        tap_blocks: Sequence[int] | None = None,
+        image_stem: bool = False,
+        modality_embeddings: bool = False,
     ) -> None:
         super().__init__()
         positions.check(dim, heads, "model.dim")
@@ -125,14 +138,20 @@ class VisionTransformer(nn.Module):
         self.depth, self.heads = depth, heads
         self.grad_checkpointing = False
         self.patch_embed = PatchEmbed(patch_size, channels, dim, None if frames is None else tubelet_size)
+        self.patch_embed_img = PatchEmbed(patch_size, channels, dim, 1) if image_stem else None
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, rate) for rate in rates)
-        self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.tap_blocks = choose_taps(depth, taps, tap_blocks)
+        if taps == 1:
+            self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        else:
+            self.norms_block = nn.ModuleList(nn.LayerNorm(dim, eps=LAYER_NORM_EPS) for _ in range(taps))
         initialise(self, self.blocks, init)
         self.num_prefix_tokens = int(class_token)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
+        self.img_mod_embed, self.video_mod_embed = modality_pair(dim) if modality_embeddings else (None, None)
         self._add_positions()
 
     def _add_positions(self) -> None:
@@ -178,10 +197,18 @@ class VisionTransformer(nn.Module):
         x, mask, rope = self._embed(x, keep, replace)
         for block in self.blocks:
             x = self._run(block, x, mask, rope)
-        x = self.norm(x)
+        x = self._norm_of(self.depth - 1)(x)
         return x if prefix else x[:, self.num_prefix_tokens :]
 
     forward = forward_features
+
+    def forward_levels(self, x: Tensor, keep: Ids | None = None, levels: int | None = None) -> Tensor:
+        """Outputs of the tapped blocks, each through its own norm, joined: ``(B, N, levels·D)`` (V-JEPA 2.1).
+
+        levels: only the last so many taps; None: all. The last D channels are those of :meth:`forward_features`.
+        """
+        blocks = self.tap_blocks if levels is None else self.tap_blocks[-levels:]
+        return torch.cat(self.forward_intermediates(x, blocks, keep), dim=-1)
 
     def forward_intermediates(
         self,
@@ -192,6 +219,8 @@ class VisionTransformer(nn.Module):
         output: Literal["block", "ffn"] = "block",
     ) -> list[Tensor]:
         """Outputs of chosen blocks, each through the final norm as in the published ``out_layers`` or raw.
+
+        A tapped block has a final norm of its own, which is then the one it goes through.
 
         Args:
             indices: block numbers (negative ones count from the end), or n for the last n; None for all.
@@ -215,8 +244,14 @@ class VisionTransformer(nn.Module):
             else:
                 tap = x = self._run(block, x, mask, rope)
             if i in wanted:
-                taps.append((self.norm(tap) if norm == "final" else tap)[:, self.num_prefix_tokens :])
+                taps.append((self._norm_of(i)(tap) if norm == "final" else tap)[:, self.num_prefix_tokens :])
         return taps
+
+    def _norm_of(self, block: int) -> nn.Module:
+        """The final norm of a block's output: its own where it is tapped."""
+        if len(self.tap_blocks) == 1:
+            return self.norm
+        return self.norms_block[self.tap_blocks.index(block) if block in self.tap_blocks else -1]
 
     def grid_of(self, x: Tensor) -> tuple[int, ...]:
         """Token grid of an input. Raises ConfigError when it is smaller than one patch or tubelet, or no clip nor image."""
@@ -228,21 +263,29 @@ class VisionTransformer(nn.Module):
             if x.ndim != 4:
                 raise ConfigError(f"this encoder takes images (B, C, H, W), not {tuple(x.shape)}")
             return plane
-        if x.ndim == 4:
+        if self._is_image(x):
             return 1, *plane
         if x.shape[2] < self.tubelet_size:
             raise ConfigError(f"a clip of {x.shape[2]} frames is shorter than one tubelet of {self.tubelet_size}")
         return x.shape[2] // self.tubelet_size, *plane
 
+    def _is_image(self, x: Tensor) -> bool:
+        """Whether an encoder of clips is shown an image: without an axis of time or, where images have a stem, one frame."""
+        return x.ndim == 4 or (self.patch_embed_img is not None and x.shape[2] == 1)
+
     def _embed(
         self, x: Tensor, keep: Ids | None, replace: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Tokens with positions, the key mask, and rotary positions where these are the positions."""
-        grid = self.grid_of(x)
-        tokens = self.patch_embed(x, keep)
+        grid, image = self.grid_of(x), self._is_image(x)
+        stem = self.patch_embed if self.patch_embed_img is None or not image else self.patch_embed_img
+        tokens = stem(x, keep)
         if replace is not None:
             hidden, token = replace
             tokens = torch.where(hidden[..., None], token.to(tokens.dtype), tokens)
+        modality = self.img_mod_embed if image else self.video_mod_embed
+        if modality is not None:
+            tokens = tokens + modality
         rope = None
         if self.positions.rotary:
             assert self.rope is not None
@@ -267,7 +310,7 @@ class VisionTransformer(nn.Module):
 
 def positions_of(model: ModelConfig) -> Positions:
     """The positions a recipe's model asks for."""
-    return Positions(model.positions, model.position_order, model.uniform_power, model.rope_pairing)
+    return Positions(model.positions, model.position_order, model.uniform_power, model.rope_pairing, model.rope_grid)
 
 
 def build_encoder(
@@ -299,6 +342,10 @@ def build_encoder(
         drop_path=model.drop_path,
         init=model.init,
         class_token=model.class_token,
+        taps=model.taps,
+        tap_blocks=model.tap_blocks,
+        image_stem=model.image_stem,
+        modality_embeddings=model.modality_embeddings,
     )
     set_norm_eps(encoder, model.norm_eps)
     return encoder

@@ -22,6 +22,7 @@ from openjepa.models.vit import VisionTransformer
 PATCHES, TABLE, CLASS = "patch_embed.proj.weight", "pos_embed", "cls_token"
 STEM = "patch_embed_img.proj."  # an image stem beside the tubelets (V-JEPA 2.1)
 _MODALITY = ("img_mod_embed", "video_mod_embed")
+Shape = tuple[int, int, int, float]  # width, depth, heads, MLP hidden width over width
 _OPTIONAL = (CLASS, *_MODALITY)  # what one encoder has and another can do without
 
 
@@ -155,8 +156,7 @@ def fit_predictor(mine: nn.Module, given: nn.Module) -> Fitted:
     if isinstance(mine, NarrowPredictor) and isinstance(given, NarrowPredictor):
         theirs, ours = _predictor_shape(given), _predictor_shape(mine)
         if theirs != ours:
-            keys = ("dim", "depth", "heads", "mlp_ratio")
-            sets = " ".join(f"predictor.{key}={value:g}" for key, value in zip(keys, theirs, strict=True))
+            sets = " ".join(_differing("predictor", theirs, ours))
             raise CheckpointError(
                 f"its predictor is {_words(theirs)}, the recipe's {_words(ours)}: set {sets}, or start the predictor fresh "
                 "with --no-init-predictor"
@@ -179,26 +179,29 @@ def _check_shape(mine: VisionTransformer, given: EncoderWeights) -> None:
     """Raise when width, depth, heads, MLP, patch or tubelet differ, with what to set."""
     if PATCHES not in given.tensors:
         raise CheckpointError(f"it has no '{PATCHES}': these are no weights of a vision transformer")
-    theirs = _encoder_shape(given.tensors, given.heads)
-    ours = _encoder_shape(mine.state_dict(), mine.heads)
+    theirs, ours = _encoder_shape(given.tensors, given.heads), _encoder_shape(mine.state_dict(), mine.heads)
+    patches, tubelet = given.tensors[PATCHES], mine.tubelet_size
+    told: list[str] = []
+    sets = _differing("model", theirs, ours)
     if theirs != ours:
-        keys = ("dim", "depth", "heads", "mlp_ratio")
-        sets = " ".join(f"model.{key}={value:g}" for key, value in zip(keys, theirs, strict=True))
-        raise CheckpointError(f"its encoder is {_words(theirs)}, the recipe's {_words(ours)}: set {sets}")
-    patches = given.tensors[PATCHES]
+        told.append(f"its encoder is {_words(theirs)}, the recipe's {_words(ours)}")
     if patches.shape[-1] != mine.patch_size[0]:
-        raise CheckpointError(
-            f"its patches are {patches.shape[-1]} px, the recipe's {mine.patch_size[0]} px: set "
-            f"model.patch_size={patches.shape[-1]}"
-        )
-    if mine.video and patches.ndim == 5 and patches.shape[2] != mine.tubelet_size:
-        raise CheckpointError(
-            f"its tubelets are {patches.shape[2]} frames, the recipe's {mine.tubelet_size}: set "
-            f"model.tubelet_size={patches.shape[2]}"
-        )
+        told.append(f"its patches are {patches.shape[-1]} px, the recipe's {mine.patch_size[0]} px")
+        sets.append(f"model.patch_size={patches.shape[-1]}")
+    if mine.video and patches.ndim == 5 and patches.shape[2] != tubelet:
+        told.append(f"its tubelets are {patches.shape[2]} frames, the recipe's {tubelet}")
+        sets.append(f"model.tubelet_size={patches.shape[2]}")
+    if told:
+        raise CheckpointError(f"{', '.join(told)}: set {' '.join(sets)}")
 
 
-def _encoder_shape(tensors: Mapping[str, Tensor], heads: int) -> tuple[int, int, int, float]:
+def _differing(part: str, theirs: Shape, ours: Shape) -> list[str]:
+    """What to set of a recipe's ``part`` where shapes differ: those numbers that do."""
+    pairs = zip(("dim", "depth", "heads", "mlp_ratio"), theirs, ours, strict=True)
+    return [f"{part}.{key}={their:g}" for key, their, our in pairs if their != our]
+
+
+def _encoder_shape(tensors: Mapping[str, Tensor], heads: int) -> Shape:
     """Width, depth, heads and MLP ratio, by the tensors."""
     width = tensors[PATCHES].shape[0]
     numbers = {int(key.split(".")[1]) for key in tensors if key.startswith("blocks.") and key.split(".")[1].isdecimal()}
@@ -206,7 +209,7 @@ def _encoder_shape(tensors: Mapping[str, Tensor], heads: int) -> tuple[int, int,
     return width, len(numbers), heads, 0.0 if hidden is None else round(hidden.shape[0] / width, 4)
 
 
-def _predictor_shape(predictor: NarrowPredictor) -> tuple[int, int, int, float]:
+def _predictor_shape(predictor: NarrowPredictor) -> Shape:
     """The same of a predictor."""
     width, blocks = predictor.predictor_embed.out_features, predictor.predictor_blocks
     if not len(blocks):
@@ -215,7 +218,7 @@ def _predictor_shape(predictor: NarrowPredictor) -> tuple[int, int, int, float]:
     return width, len(blocks), heads, round(blocks.state_dict()["0.mlp.fc1.weight"].shape[0] / width, 4)
 
 
-def _words(shape: tuple[int, int, int, float]) -> str:
+def _words(shape: Shape) -> str:
     width, depth, heads, ratio = shape
     return f"{width} wide, {depth} blocks, {heads} heads, MLP {ratio:g}×"
 

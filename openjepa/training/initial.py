@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
@@ -17,6 +19,7 @@ from openjepa.training.progress import Reporter
 from openjepa.training.run import INITIAL
 
 _HEAD = "weights from "
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -123,16 +126,25 @@ def fit_initial(recipe: Recipe, init: str | Path | InitialWeights) -> Start:
     weights = open_initial(init)
     method = on_meta(lambda: build_method(recipe))
     assert isinstance(method, Method)
-    try:
-        online = fit_encoder(method.online, weights.online)
-        same = weights.target is weights.online
+    wrong: list[CheckpointError] = []
+
+    def fit(make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except CheckpointError as error:
+            wrong.append(error)
+            return None
+
+    online = target = fit(lambda: fit_encoder(method.online, weights.online))
+    if method.target is None:
         target = None
-        if method.target is not None:
-            target = online if same else fit_encoder(method.target, weights.target)
-        predictor, notes = _predictor(method, weights)
-    except CheckpointError as error:
-        raise CheckpointError(f"--init {weights.source} does not fit this recipe: {error}") from error
-    return Start(weights.source, online, target, predictor, (*online.notes, *notes))
+    elif weights.target is not weights.online and online is not None:
+        target = fit(lambda: fit_encoder(method.target, weights.target) if method.target is not None else None)
+    predictor = fit(lambda: _predictor(method, weights))
+    if wrong or online is None or predictor is None:
+        reasons = "; ".join(str(error) for error in wrong)
+        raise CheckpointError(f"--init {weights.source} does not fit this recipe: {reasons}") from wrong[0]
+    return Start(weights.source, online, target, predictor[0], (*online.notes, *predictor[1]))
 
 
 def _predictor(method: Method, weights: InitialWeights) -> tuple[Fitted | None, list[str]]:

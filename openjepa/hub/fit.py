@@ -211,7 +211,7 @@ def _encoder_shape(tensors: Mapping[str, Tensor], heads: int) -> Shape:
 
 def _predictor_shape(predictor: NarrowPredictor) -> Shape:
     """The same of a predictor."""
-    width, blocks = predictor.predictor_embed.out_features, predictor.predictor_blocks
+    width, blocks = predictor.predictor_norm.normalized_shape[0], predictor.predictor_blocks
     if not len(blocks):
         return width, 0, 1, 0.0
     heads = int(getattr(getattr(blocks[0], "attn"), "heads"))  # noqa: B009 (modules are not typed)

@@ -9,9 +9,10 @@ from torch import nn
 from openjepa.data import open_source
 from openjepa.errors import ConfigError, DataError
 from openjepa.evaluation import evaluate
-from openjepa.evaluation.finetune import FineTune, Tuned, _share, finetune
+from openjepa.evaluation.finetune import FineTune, finetune
 from openjepa.evaluation.layerwise import DropPath, blocks_of, depth_of_parameters, layer_groups, set_drop_path
 from openjepa.evaluation.request import Bench, Settings
+from openjepa.evaluation.tuning import Tuned, share
 from openjepa.models import VisionTransformer
 from openjepa.models.positions import Positions
 
@@ -131,11 +132,11 @@ def test_several_rates_are_chosen_on_held_out_train(bench):
 
 
 def test_warm_up_then_cosine():
-    shares = [_share(step, 100, 0.1) for step in range(100)]
+    shares = [share(step, 100, 0.1) for step in range(100)]
     assert shares[0] == pytest.approx(1 / 11)
     assert max(shares) == shares[10] == 1.0
     assert shares[99] < 0.001
-    assert _share(0, 10, 0.0) == 1.0
+    assert share(0, 10, 0.0) == 1.0
 
 
 def test_class_token(bench):
@@ -143,7 +144,8 @@ def test_class_token(bench):
     vit = VisionTransformer(image_size=(16, 16), patch_size=8, dim=16, depth=2, heads=2, class_token=True)
     model = Tuned(vit, 3, "class")
     images = torch.randn(2, 3, 16, 16)
-    assert torch.allclose(model(images), model.head(vit.forward_features(images, prefix=True)[:, 0]))
+    token = vit.forward_features(images, prefix=True)[:, 0]
+    assert torch.allclose(model(images), token @ model.head.weight.T + model.head.bias, atol=1e-6)
     with pytest.raises(ConfigError, match="no class token: use head 'mean'"):
         finetune(bench, FineTune(head="class"))
 

@@ -278,7 +278,8 @@ class Model(AnyModel):
 
     Attributes:
         online, target, predictor: where the source has them. config: the recipe. provenance, probe: of imported
-            weights, where they come from, and the classifier that came along. Others as in :class:`AnyModel`.
+            weights, where they come from, and the classifier that came along. encoder, transform, normalise and others as in
+            :class:`AnyModel`.
     """
 
     encoder: VisionTransformer

@@ -71,6 +71,50 @@ def write_directory(
     return path
 
 
+@contextlib.contextmanager
+def new_directory(path: str | Path) -> Iterator[Path]:
+    """A scratch directory to write large files into; when the block ends well it takes the place of ``path``, flushed to disk.
+
+    Raises:
+        RunError: it cannot be written (disk full, permissions): one line; nothing of it stays behind.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _scratch_directory(path) as scratch:
+            yield scratch
+            for item in scratch.iterdir():
+                with item.open("rb+") as file:
+                    os.fsync(file.fileno())
+            sync_directory(scratch)
+            _publish(scratch, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A locked directory beside ``path`` to write and check things in, for ``with``.
+
+    At the end what lies in it takes its place in ``path.parent`` by its own name, ``path`` itself last; after an error
+    nothing does, and nothing is left. Raises RunError where it cannot be made or published.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clean_stale(path.parent)
+        with _scratch_directory(path) as scratch:
+            yield scratch
+            for item in sorted(scratch.iterdir(), key=lambda found: found.name == path.name):
+                home = path.parent / item.name
+                if item.is_dir():
+                    _publish(item, home)
+                else:
+                    os.replace(item, home)
+            sync_directory(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 def link_directory(source: Path, path: Path) -> Path:
     """Put the files of ``source`` at ``path`` too, atomically and in place of an older directory.
 

@@ -49,6 +49,7 @@ def configs() -> dict[str, object]:
         "deit": t.DeiTConfig(**TINY, **SQUARE),
         "dinov2": t.Dinov2Config(**TINY, **SQUARE),
         "registers": t.Dinov2WithRegistersConfig(**TINY, **SQUARE, num_register_tokens=4),
+        "dinov3": t.DINOv3ViTConfig(**TINY, **SQUARE, num_register_tokens=4),
         "ijepa": t.IJepaConfig(**TINY, **SQUARE),
         "data2vec": t.Data2VecVisionConfig(**TINY, **SQUARE),
         "siglip": t.SiglipVisionConfig(**TINY, **SQUARE),
@@ -131,7 +132,7 @@ def test_a_hugging_face_encoder_gives_its_own_tokens(kind: str, tmp_path: Path) 
     torch.testing.assert_close(found, own[:, own.shape[1] - found.shape[1] :])
     h, w = encoder.grid
     assert found.shape == (2, h * w, encoder.embed_dim)
-    prefix = {"vit": 1, "deit": 2, "dinov2": 1, "registers": 5, "data2vec": 1}.get(kind, 0)
+    prefix = {"vit": 1, "deit": 2, "dinov2": 1, "registers": 5, "dinov3": 5, "data2vec": 1}.get(kind, 0)
     assert own.shape[1] - found.shape[1] == prefix
     plain = kind not in ("swin", "resnet")
     assert hasattr(encoder, "forward_intermediates") == plain

@@ -12,25 +12,32 @@ something else than the published program, the weights are the same and this is 
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from openjepa.config.schema import Recipe
 from openjepa.errors import CheckpointError
-from openjepa.hub.atomic import write_directory
-from openjepa.hub.keymaps import KeyMap, Merge, Rename, Rule, Unstack, register_map
+from openjepa.hub.as_method import as_method
+from openjepa.hub.hf_directory import OURS, Draft, HfDirectory, finish, read_hf_directory
+from openjepa.hub.hf_vit import state_of, write_hf
+from openjepa.hub.keymaps import KeyMap, Merge, Prefix, Rename, Rule, Unstack, register_map
+from openjepa.hub.model_directory import LoadedModel, Which, split_parts
+from openjepa.hub.provenance import PublishedProbe
 from openjepa.hub.strict import load_strict
-from openjepa.hub.tensorfile import read_tensors
-from openjepa.hub.vjepa2_hf_config import PROCESSOR, config_of, processor_of, recipe_of
-from openjepa.methods import MaskedLatent, build_method
+from openjepa.hub.vjepa2_hf_config import FPS, PROCESSOR, config_of, processor_of, recipe_of
+from openjepa.methods import MaskedLatent
+from openjepa.models import VisionTransformer
 from openjepa.models.attentive import AttentiveClassifier
 from openjepa.models.transformer import LAYER_NORM_EPS
 
+_log = logging.getLogger(__name__)
+KIND = "vjepa2"
 MASK_TOKEN = 1  # of all that a file holds, the one transformers predicts with
 _INSIDE = "vjepa2."  # in front of the model's names in a file of the classifier
 _PROBE = ("pooler.", "classifier.")
@@ -85,6 +92,20 @@ VJEPA2_PROBE_HF = register_map(
 )
 
 
+VJEPA2_CLASSIFIER_HF = KeyMap(  # both in one file, for the table of keys
+    "vjepa2-classifier-hf",
+    "VJEPA2ForVideoClassification of Hugging Face transformers: encoder, predictor, classifier",
+    (*VJEPA2_PROBE_HF.rules, *VJEPA2_HF.rules),
+    prefixes=(Prefix(_INSIDE),),
+)
+
+
+def map_of(directory: HfDirectory) -> KeyMap:
+    """The names of the bare model, or of model and classifier."""
+    inside = any(key.startswith(_INSIDE) for key in directory.tensors)
+    return VJEPA2_CLASSIFIER_HF if inside else VJEPA2_HF
+
+
 @dataclass(frozen=True)
 class Opened:
     """A V-JEPA 2 read from the Hugging Face layout, in evaluation mode on the CPU.
@@ -99,25 +120,67 @@ class Opened:
 
 
 def open_vjepa2(folder: str | Path) -> Opened:
-    """Read ``config.json`` and the weights beside it; every tensor must match.
+    """Read ``config.json`` and the weights beside it as a method; every tensor must match.
 
     Raises:
         CheckpointError: a file is missing, it is no V-JEPA 2, or a weight does not fit.
     """
-    folder = Path(folder)
-    config = _config(folder)
-    recipe = recipe_of(config, str(folder), _processor(folder))
-    weights = {key.removeprefix(_INSIDE): value for key, value in _weights(folder).items()}
+    loaded = open_vjepa2_model(folder)
+    method = as_method(loaded)
+    assert isinstance(method, MaskedLatent)
+    classifier, classes = _attentive(loaded)
+    return Opened(method, classifier, classes)
+
+
+def open_vjepa2_model(folder: str | Path, which: Which = "deployed") -> LoadedModel:
+    """Read a directory of ``VJEPA2Model`` or ``VJEPA2ForVideoClassification``: encoder, predictor, classifier.
+
+    Raises:
+        CheckpointError: a file is missing, it is no V-JEPA 2, or a weight does not fit.
+    """
+    directory = read_hf_directory(folder, KIND, "V-JEPA 2")
+    return finish(directory, draft_vjepa2(directory), which)
+
+
+def draft_vjepa2(directory: HfDirectory) -> Draft:
+    """The directory in our words. Raises CheckpointError for what our networks do not have."""
+    recipe = recipe_of(directory.config, str(directory.path), directory.processor)
+    weights = {key.removeprefix(_INSIDE): value for key, value in directory.tensors.items()}
     probe = {key: weights.pop(key) for key in list(weights) if key.startswith(_PROBE)}
-    found = VJEPA2_HF.apply(weights).tensors
-    online = {key: value for key, value in found.items() if key.startswith("online.")}
-    with torch.random.fork_rng(devices=[]):
-        method = build_method(recipe)
-        assert isinstance(method, MaskedLatent)
-        load_strict(method, {**found, **{f"target.{key.removeprefix('online.')}": v for key, v in online.items()}})
-        labels = config.get("id2label") or {}
-        classes = tuple(str(labels[key]) for key in sorted(labels, key=int))
-        return Opened(method.eval(), _probe(config, probe) if probe else None, classes if probe else ())
+    parts = split_parts(VJEPA2_HF.apply(weights).tensors)
+    notes = [] if directory.processor else ["no processor's settings in the directory: ImageNet statistics"]
+    if directory.config.get(OURS) is None:
+        notes.append(f"frames a second are not in the file: {FPS:g}, as in the published training")
+    published = _published_probe(directory, probe) if probe else None
+    if published is not None:
+        heads = int(directory.get("num_attention_heads", 16))
+        notes.append(
+            f"the classifier is computed as transformers does, {heads} heads and the encoder's epsilon; the authors' has "
+            "16 heads and 1e-5"
+        )
+    return Draft("vjepa2-hf", recipe, parts, tuple(notes), published)
+
+
+def save_vjepa2_model(folder: str | Path, loaded: LoadedModel) -> Path:
+    """:func:`save_vjepa2` of a model read from disk: its encoder (the one asked for), predictor, and classifier if it has one.
+
+    Raises:
+        CheckpointError: transformers has no such model; a predictor belongs to it. RunError: it cannot be written.
+    """
+    if loaded.predictor is None:
+        raise CheckpointError("transformers' V-JEPA 2 cannot hold this model: it has a predictor, and this model none")
+    classifier, classes = _attentive(loaded)
+    return _write(folder, loaded.config, loaded.encoder, loaded.predictor, classifier, classes)
+
+
+def _attentive(loaded: LoadedModel) -> tuple[AttentiveClassifier | None, tuple[str, ...]]:
+    """The classifier that came along and its classes; one of actions (three heads) is nothing transformers has."""
+    if loaded.probe is None:
+        return None, ()
+    if not isinstance(loaded.probe.classifier, AttentiveClassifier):
+        _log.warning("transformers' V-JEPA 2 has no %s: it is left out", type(loaded.probe.classifier).__name__)
+        return None, ()
+    return loaded.probe.classifier, loaded.probe.classes
 
 
 def save_vjepa2(
@@ -138,70 +201,43 @@ def save_vjepa2(
         CheckpointError: transformers has no such model: it knows tiled rotary positions, square clips, one predictor form.
         RunError: it cannot be written.
     """
-    config = config_of(method, probe, classes)
-    state = dict(method.state_dict())
     part = method.recipe.deployed if which == "deployed" else which
-    chosen = {key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{part}.")}
-    if not chosen:
+    encoder = getattr(method, part, None)
+    if not isinstance(encoder, VisionTransformer):
         raise CheckpointError(f"cannot save '{folder}': the method has no {part} encoder")
-    ours = {f"online.{key}": value for key, value in chosen.items()}
-    ours |= {key: value for key, value in state.items() if key.startswith("predictor.")}
-    theirs = VJEPA2_HF.inverse().apply(ours).tensors
+    return _write(folder, method.recipe, encoder, method.predictor, probe, classes)
+
+
+def _write(
+    folder: str | Path,
+    recipe: Recipe,
+    encoder: VisionTransformer,
+    predictor: nn.Module,
+    probe: AttentiveClassifier | None,
+    classes: Sequence[str],
+) -> Path:
+    """Configuration, weights and processor, atomically."""
+    config = config_of(recipe, encoder, probe, classes)
+    theirs = VJEPA2_HF.inverse().apply(state_of(encoder, "online") | state_of(predictor, "predictor")).tensors
     if probe is not None:
         theirs = {f"{_INSIDE}{key}": value for key, value in theirs.items()}
         theirs |= VJEPA2_PROBE_HF.inverse().apply(probe.state_dict()).tensors
-    files = {
-        "config.json": config,
-        "model.safetensors": {key: value.contiguous() for key, value in theirs.items()},
-        PROCESSOR: processor_of(method.recipe),
-    }
-    return write_directory(folder, files, replace=True)
+    return write_hf(folder, config, theirs, (PROCESSOR, processor_of(recipe)))
 
 
-def _probe(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> AttentiveClassifier:
+def _published_probe(directory: HfDirectory, weights: Mapping[str, Tensor]) -> PublishedProbe:
     """The classifier as transformers computes it: heads of the encoder, epsilon of the encoder, MLP of four widths."""
     found = VJEPA2_PROBE_HF.apply(weights).tensors
     if "linear.weight" not in found:
         raise CheckpointError("a pooler without classifier.weight is no V-JEPA 2 classifier")
-    classes, dim = found["linear.weight"].shape
-    depth = 1 + int(config.get("num_pooler_layers", 3))
-    probe = AttentiveClassifier(dim, int(config.get("num_attention_heads", 16)), classes, depth=depth)
+    count, dim = found["linear.weight"].shape
+    depth = 1 + int(directory.get("num_pooler_layers", 3))
+    with torch.random.fork_rng(devices=[]):
+        probe = AttentiveClassifier(dim, int(directory.get("num_attention_heads", 16)), count, depth=depth)
     load_strict(probe, found)
     for module in probe.modules():
         if isinstance(module, nn.LayerNorm):
-            module.eps = LAYER_NORM_EPS
-    return probe.eval()
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{folder}' has no config.json that can be read ({error})") from error
-    if not isinstance(found, dict) or found.get("model_type") != "vjepa2":
-        kind = found.get("model_type") if isinstance(found, dict) else None
-        raise CheckpointError(f"'{folder}' is no V-JEPA 2: its config.json says model_type {kind!r}, not 'vjepa2'")
-    return found
-
-
-def _processor(folder: Path) -> dict[str, Any]:
-    """The video processor's settings; empty where there are none."""
-    try:
-        found = json.loads((folder / PROCESSOR).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{folder}': {PROCESSOR} cannot be read ({error})") from error
-    return found if isinstance(found, dict) else {}
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors, of one file or of the parts an index names."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return dict(read_tensors(folder / "model.safetensors"))
-    try:
-        parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"'{index}' cannot be read ({error})") from error
-    return {key: value for part in parts for key, value in read_tensors(folder / str(part)).items()}
+            module.eps = float(directory.get("layer_norm_eps", LAYER_NORM_EPS))
+    labels = directory.config.get("id2label") or {}
+    classes = tuple(str(labels[key]) for key in sorted(labels, key=int))
+    return PublishedProbe(probe.eval(), classes, str(directory.path))

@@ -20,9 +20,10 @@ from openjepa.config.schema import (
 )
 from openjepa.data import Normalise
 from openjepa.errors import CheckpointError
-from openjepa.methods import MaskedLatent
+from openjepa.hub.hf_pixels import clip_of, kept_of
 from openjepa.models.attentive import AttentiveClassifier
 from openjepa.models.transformer import LAYER_NORM_EPS
+from openjepa.models.vit import VisionTransformer
 
 _log = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ PROCESSOR = "video_preprocessor_config.json"
 def recipe_of(config: Mapping[str, Any], name: str, processor: Mapping[str, Any] | None = None) -> Recipe:
     """Our recipe of a ``VJEPA2Config``; what a file leaves out is what transformers takes then.
 
-    name: for messages. processor: settings of the video processor beside it. The recipe samples clips at :data:`FPS`,
-    hides tubes and averages by momentum, as published.
+    name: for messages. processor: settings of the video processor beside it. The recipe samples clips at :data:`FPS`
+    (but for directories we wrote), hides tubes and averages by momentum, as published.
 
     Raises:
         CheckpointError: something our encoder does not have.
@@ -47,7 +48,7 @@ def recipe_of(config: Mapping[str, Any], name: str, processor: Mapping[str, Any]
 
     pixels = processor or {}
     unlike = {"hidden_act": "gelu", "qkv_bias": True, "attention_probs_dropout_prob": 0.0, "attention_dropout": 0.0}
-    for key, wanted in {**unlike, "layer_norm_eps": LAYER_NORM_EPS}.items():
+    for key, wanted in unlike.items():
         if get(key, wanted) != wanted:
             raise CheckpointError(f"'{name}': {key} is {config[key]!r}, and our encoder has {wanted!r}")
     try:
@@ -60,7 +61,7 @@ def recipe_of(config: Mapping[str, Any], name: str, processor: Mapping[str, Any]
                 mean=_triple(pixels.get("image_mean")),
                 std=_triple(pixels.get("image_std")),
                 eval_crop=_share(pixels, get("crop_size", 256)),
-                clip=ClipConfig(frames=get("frames_per_clip", 64), fps=FPS),
+                clip=ClipConfig(frames=get("frames_per_clip", 64), **clip_of(config, {"fps": FPS})),
             ),
             mask=TubesMask(),
             model=ModelConfig(
@@ -72,6 +73,7 @@ def recipe_of(config: Mapping[str, Any], name: str, processor: Mapping[str, Any]
                 heads=get("num_attention_heads", 16),
                 mlp_ratio=get("mlp_ratio", 4.0),
                 drop_path=get("drop_path_rate", 0.0),
+                norm_eps=get("layer_norm_eps", LAYER_NORM_EPS),
                 positions="rope3d",
                 rope_pairing="tiled",
             ),
@@ -91,15 +93,14 @@ def recipe_of(config: Mapping[str, Any], name: str, processor: Mapping[str, Any]
 
 
 def config_of(
-    method: MaskedLatent, probe: AttentiveClassifier | None = None, classes: Sequence[str] = ()
+    recipe: Recipe, encoder: VisionTransformer, probe: AttentiveClassifier | None = None, classes: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """``config.json`` of a method (and of a probe on it) as transformers reads it.
+    """``config.json`` of an encoder with its predictor (and of a probe on it) as transformers reads it.
 
     Raises:
         CheckpointError: transformers has no such model; says what stands against it.
     """
-    recipe, encoder = method.recipe, method.online
-    _check_exportable(method, probe, classes)
+    _check_exportable(recipe, encoder, probe, classes)
     assert isinstance(recipe.predictor, NarrowPredictorConfig)
     about: dict[str, Any] = {
         "model_type": "vjepa2",
@@ -114,7 +115,7 @@ def config_of(
         "num_hidden_layers": encoder.depth,
         "mlp_ratio": _ratio(encoder.blocks[0]),
         "drop_path_rate": recipe.model.drop_path,
-        "layer_norm_eps": LAYER_NORM_EPS,
+        "layer_norm_eps": encoder.norm.eps,
         "hidden_act": "gelu",
         "qkv_bias": True,
         "pred_hidden_size": recipe.predictor.dim,
@@ -130,12 +131,13 @@ def config_of(
         about["num_pooler_layers"] = len(probe.pooler.blocks)
         about["id2label"] = {str(number): name for number, name in enumerate(names)}
         about["label2id"] = {name: number for number, name in enumerate(names)}
-    return about
+    return {**about, **kept_of(recipe)}
 
 
-def _check_exportable(method: MaskedLatent, probe: AttentiveClassifier | None, classes: Sequence[str]) -> None:
+def _check_exportable(
+    recipe: Recipe, encoder: VisionTransformer, probe: AttentiveClassifier | None, classes: Sequence[str]
+) -> None:
     """Raise CheckpointError for what transformers' V-JEPA 2 does not have."""
-    recipe, encoder = method.recipe, method.online
     wrong = ""
     if not encoder.video or encoder.positions.kind != "rope3d" or encoder.positions.pairing != "tiled":
         wrong = "model.positions rope3d with rope_pairing tiled, the published table, is all it knows"
@@ -151,10 +153,10 @@ def _check_exportable(method: MaskedLatent, probe: AttentiveClassifier | None, c
             wrong = f"its probe has as many heads as the encoder, {encoder.heads}, not {heads}"
         elif classes and len(classes) != probe.linear.out_features:
             wrong = f"{len(classes)} classes are named for {probe.linear.out_features} logits"
-        elif _cross(probe).norm1.eps != LAYER_NORM_EPS:
+        elif _cross(probe).norm1.eps != encoder.norm.eps:
             _log.warning(
                 "transformers computes the probe with layer norm epsilon %g instead of %g: logits differ a little",
-                LAYER_NORM_EPS,
+                encoder.norm.eps,
                 _cross(probe).norm1.eps,
             )
     if wrong:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from openjepa.errors import CheckpointError
 from openjepa.hub.keymaps import key_map
-from openjepa.hub.mae import MAE_HF, open_mae
+from openjepa.hub.mae_hf import MAE_HF, open_mae
 from openjepa.hub.model_directory import load_model, save_model
 from openjepa.types import Batch, Ids, MaskGroup, Progress
 

@@ -55,6 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one mask token": {"pred_num_mask_tokens": 1},
     "long tubelets": {"tubelet_size": 3},
     "one channel": {"in_chans": 1, "pred_mlp_ratio": 3.0},
+    "another epsilon": {"layer_norm_eps": 1e-2},
 }
 
 
@@ -79,7 +80,7 @@ def ours(**changes: Any) -> MaskedLatent:
     recipe = Recipe(
         name="small",
         system="vjepa2",
-        data=DataConfig(image_size=32, clip=ClipConfig(frames=6), mean=(0.5,) * 3, std=(0.2,) * 3),
+        data=DataConfig(image_size=32, clip=ClipConfig(frames=6, fps=5.0), mean=(0.5,) * 3, std=(0.2,) * 3),
         mask=TubesMask(),
         model=ModelConfig(arch=None, positions="rope3d", **model),
         predictor=NarrowPredictorConfig(dim=24, depth=2, heads=2, mask_tokens=3),
@@ -258,7 +259,11 @@ def test_released_sizes_have_their_names_and_shapes(recipe: str, changes: dict[s
     assert {key: value.shape for key, value in written.items()} == {
         key: value.shape for key, value in network.state_dict().items()
     }
-    config = {key: value for key, value in config_of(method).items() if key not in ("crop_size", "frames_per_clip")}
+    config = {
+        key: value
+        for key, value in config_of(method.recipe, method.online).items()
+        if key not in ("crop_size", "frames_per_clip")
+    }
     assert config.items() >= {key: value for key, value in changes.items() if key != "mlp_ratio"}.items()
     assert config["mlp_ratio"] == pytest.approx(changes.get("mlp_ratio", 4.0))
     assert config["pred_num_mask_tokens"] == 10
@@ -297,7 +302,7 @@ def test_preprocessing_goes_both_ways(tmp_path: Path) -> None:
     data = open_vjepa2(tmp_path / "out").method.recipe.data
     assert data.mean == (0.5,) * 3
     assert data.eval_crop == pytest.approx(32 / 36)
-    assert (data.clip.frames, data.clip.fps) == (6, 4.0)
+    assert (data.clip.frames, data.clip.fps) == (6, 5.0)
 
 
 def damaged(folder: Path, **changes: Any) -> Path:
@@ -311,8 +316,7 @@ def damaged(folder: Path, **changes: Any) -> Path:
     [
         ({"model_type": "vit"}, "model_type 'vit', not 'vjepa2'"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
-        ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05"),
-        ({"num_hidden_layers": 4}, "24 missing"),
+        ({"num_hidden_layers": 4}, "12 missing"),
         ({"num_attention_heads": 5}, "5 heads"),
         ({"hidden_size": "wide"}, "describes no V-JEPA 2"),
     ],

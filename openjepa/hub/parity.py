@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 import openjepa.hub.parity_ac
 import openjepa.hub.parity_ijepa
-import openjepa.hub.parity_vjepa  # noqa: F401
+import openjepa.hub.parity_vjepa
+import openjepa.hub.parity_vjepa21  # noqa: F401
 from openjepa.errors import OpenJepaError
 from openjepa.hub.golden import TOLERANCE, Ledger, check_golden
 

@@ -75,7 +75,8 @@ class MaskedLatent(Method):
     """I-JEPA, V-JEPA, V-JEPA 2, data2vec and their kin; every part is exchangeable by name (DESIGN §1).
 
     Raises:
-        ConfigError: the target averages more layers than the encoder has.
+        ConfigError: the target averages more layers than the encoder has, or predictions are as wide as another
+            encoder's features.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -84,6 +85,12 @@ class MaskedLatent(Method):
             raise ConfigError(
                 f"target.layers {recipe.target.layers} is more than the encoder's {self.online.depth} blocks: "
                 f"use {self.online.depth} or less"
+            )
+        width = recipe.predictor.out_dim if recipe.predictor.kind == "narrow" else None
+        if width not in (None, self.online.embed_dim):
+            raise ConfigError(
+                f"predictor.out_dim {width} is another encoder's width: predictions cannot be compared with features of "
+                f"{self.online.embed_dim} channels"
             )
         self.predictor = build_predictor(recipe.predictor, self.online, recipe.model)
         self._finish()
@@ -108,22 +115,32 @@ class MaskedLatent(Method):
         targets = [group.targets[j] for group in masks for _, j in group.pairs]
         blocks = self.recipe.objective.granularity == "block"
         tokens = sum(len(ids.index) if blocks else ids.count() for ids in targets)
-        return float(tokens * elements_per_token(self.recipe.objective, self.online.embed_dim))
+        return float(tokens * elements_per_token(self.recipe.objective, self.levels * self.online.embed_dim))
+
+    @property
+    def levels(self) -> int:
+        """How many of the encoder's levels are read and predicted, joined (V-JEPA 2.1: 4)."""
+        return self.predictor.levels if isinstance(self.predictor, NarrowPredictor) else 1
 
     def targets(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Target features of ``(B, C, H, W)``: as the network gives them, and transformed for comparison ``(B, N, D)``.
+
+        With several levels both are ``(B, N, levels·D)``, each level transformed by itself.
 
         Without gradient, unless ``target.kind`` is none: then the online encoder learns from both sides.
         """
         target = self.recipe.target
         network = self.online if self.target is None else self.target
         with torch.set_grad_enabled(torch.is_grad_enabled() and target.kind == "none"):
-            if target.layers == 1 and target.layer_output == "block":
+            if self.levels > 1:
+                raw = network.forward_levels(images, levels=self.levels)
+            elif target.layers == 1 and target.layer_output == "block":
                 raw = network.forward_features(images)
             else:
                 taps = network.forward_intermediates(images, target.layers, norm="none", output=target.layer_output)
                 raw = average_layers(taps, target.layer_norm)
-            return raw, transform_target(raw, target.transform)
+            each = raw if self.levels == 1 else raw.unflatten(-1, (self.levels, -1))  # (B, N, levels, D)
+            return raw, transform_target(each, target.transform).flatten(2)
 
     def predict(self, images: Tensor, group: MaskGroup) -> tuple[Tensor, Ids, Tokens]:
         """Encode what is visible and predict the hidden patches, all blocks in one predictor call.
@@ -139,11 +156,17 @@ class MaskedLatent(Method):
             hidden = gather_tokens(everywhere.repeat(repeats, 1, 1), query.index)
             seen = [gather_tokens(z, ids.index) for z, ids in zip(whole, group.contexts, strict=True)]
             return self.predictor(hidden), query, join_contexts(seen, group)
-        seen = [self.online.forward_features(images, keep=ids) for ids in group.contexts]
+        seen = [self._encode(images, ids) for ids in group.contexts]
         context = join_contexts(seen, group)
         assert isinstance(self.predictor, NarrowPredictor)
         tokens, whole_grid = group.mask_tokens, group.complement
         return self.predictor.predict(context, query, tokens, whole_grid), query, context
+
+    def _encode(self, images: Tensor, keep: Ids) -> Tensor:
+        """Visible tokens as the predictor reads them: ``(B, K_c, levels·D)``."""
+        if self.levels > 1:
+            return self.online.forward_levels(images, keep, self.levels)
+        return self.online.forward_features(images, keep=keep)
 
     def _with_mask_tokens(self, images: Tensor, context: Ids, group: MaskGroup) -> Tensor:
         """Encode every position, the mask token standing where ``context`` does not name a patch."""
@@ -159,6 +182,8 @@ class MaskedLatent(Method):
     ) -> Output:
         """Loss of one micro-batch; see :meth:`Method.forward`."""
         objective = self.recipe.objective
+        if isinstance(self.predictor, NarrowPredictor) and self.predictor.predictor_proj_context is not None:
+            raise ConfigError("no loss here trains predictor.context_head: set predictor.context_head=false to train")
         total = torch.zeros((), device=batch.ids.device)
         if count is None:
             count = self.count(masks, len(batch))
@@ -212,7 +237,7 @@ class MaskedLatent(Method):
         online = self.online.forward_features(images).float().mean(dim=1)
         deployed = online
         if self.recipe.target.averaged:
-            alone = self.recipe.target.layers == 1 and self.recipe.target.layer_output == "block"
+            alone = self.recipe.target.layers == 1 and self.recipe.target.layer_output == "block" and self.levels == 1
             deployed = (raw if alone else self.encoder.forward_features(images)).float().mean(dim=1)
         return Panel(
             loss=self._compare(prediction, target, query.valid, group) / elements,

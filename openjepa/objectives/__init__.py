@@ -1,6 +1,7 @@
 """Losses, target transforms and regularisers: functions of tensors."""
 
 from openjepa.objectives.across import all_rows, all_sum, alone
+from openjepa.objectives.context import context_sum, context_weights, distance_to_hidden
 from openjepa.objectives.contrastive import nt_xent
 from openjepa.objectives.distances import block_mean, distance, elements_per_token, info_nce, masked_sum
 from openjepa.objectives.pixels import patchify, pixel_target, unpatchify
@@ -14,8 +15,11 @@ __all__ = [
     "alone",
     "average_layers",
     "block_mean",
+    "context_sum",
+    "context_weights",
     "covariance",
     "distance",
+    "distance_to_hidden",
     "elements_per_token",
     "full_precision",
     "info_nce",

@@ -88,7 +88,7 @@ def break_power(patch: Patch) -> None:
 
 def break_pairing(patch: Patch) -> None:
     ours = positions.rotary3d
-    patch.setattr(positions, "rotary3d", lambda dim, grid, pairing: ours(dim, grid, "interleaved"))
+    patch.setattr(positions, "rotary3d", lambda dim, grid, _, *rest: ours(dim, grid, "interleaved", *rest))
 
 
 def break_grid(patch: Patch) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_API = ("cka", "contamination", "evaluate", "inspect", "load", "pretrain", "recipes", "run", "runs", "verify")
+_API = ("cka", "contamination", "evaluate", "export", "inspect", "load", "pretrain", "recipes", "run", "runs", "verify")
 
 if TYPE_CHECKING:
-    from openjepa.api import cka, contamination, evaluate, inspect, load, pretrain, recipes, run, runs, verify
+    from openjepa.api import cka, contamination, evaluate, export, inspect, load, pretrain, recipes, run, runs, verify
     from openjepa.experiments.ablate import ablate
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "cka",
     "contamination",
     "evaluate",
+    "export",
     "inspect",
     "load",
     "pretrain",

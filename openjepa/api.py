@@ -30,6 +30,7 @@ from openjepa.data.splits import Splits, open_splits
 from openjepa.errors import ConfigError, DataError, MissingExtra
 from openjepa.evaluation import Score, Settings, make_probe, write_scores
 from openjepa.evaluation import evaluate as score_encoder
+from openjepa.exporting import export
 from openjepa.hub.model_directory import Which
 from openjepa.judging import choose_device, cka, contamination, evaluate
 from openjepa.loading import load
@@ -49,6 +50,7 @@ __all__ = [
     "cka",
     "contamination",
     "evaluate",
+    "export",
     "inspect",
     "load",
     "pretrain",

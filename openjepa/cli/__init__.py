@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {  # verb → module, one-line help
     "visualize": ("openjepa.cli.visualize", "look inside: masks, pca, attention, decode, curves, report"),
     "data": ("openjepa.cli.data", "inspect or verify a data folder"),
     "recipes": ("openjepa.cli.recipes", "list, show and compare recipes, search their keys"),
+    "export": ("openjepa.cli.export", "for transformers, timm, ONNX, torch.export; checked at once"),
     "runs": ("openjepa.cli.runs", "list, show and compare runs; which checkpoint to keep"),
     "doctor": ("openjepa.cli.doctor", "what this machine can do; doctor RUN: what ails a run"),
 }

@@ -16,9 +16,10 @@ from openjepa.data import EvalTransform, Normalise, Source, eval_transform
 from openjepa.data.clips import Clips
 from openjepa.data.sources import with_clips
 from openjepa.data.splits import open_side
-from openjepa.errors import ConfigError, DataError
+from openjepa.errors import ConfigError
 from openjepa.features import ClipOptions, EachFrame, WindowFeatures, extract, frame_by_frame, sliding
-from openjepa.features.items import one_video, read_clip_item, read_image_item
+from openjepa.features.classify import class_probabilities
+from openjepa.features.items import listed, one_video, read_clip_item, read_image_item
 from openjepa.hub.adapters import Foreign
 from openjepa.hub.model_directory import LoadedModel
 from openjepa.hub.provenance import Provenance, PublishedProbe
@@ -36,7 +37,7 @@ class AnyModel(ABC):
         encoder: the network to use. name: how tables call it. channels: of the images it takes.
         transform: image ``(C, H, W)`` → the evaluation crop, or frames ``(T, C, H, W)`` → a clip, uint8 or 0..1.
         normalise: a batch of those → encoder input.
-        config: the recipe it was made with; None for a foreign encoder. predictor: where the source has one.
+        config: the recipe it was made with; None for a foreign encoder. predictor, probe: where the source has them.
     """
 
     encoder: Encoder
@@ -46,6 +47,7 @@ class AnyModel(ABC):
     transform: Any
     normalise: nn.Module
     predictor: nn.Module | None = None
+    probe: PublishedProbe | None = None
 
     @property
     @abstractmethod
@@ -147,20 +149,31 @@ class AnyModel(ABC):
             return self.seen(ClipOptions(as_images=True)).embed(
                 items, tokens=tokens, layers=layers, batch_size=batch_size
             )
-        if isinstance(items, Tensor) and items.ndim == (4 if self.clip is None else 5):
-            items = list(items)
-        many = list(items) if isinstance(items, list | tuple) else [items]
-        if not many:
-            raise DataError("nothing to embed: the list is empty")
         found = extract(
             self.encoder,
-            self._batches(many, batch_size),
+            self._batches(listed(items, 4 if self.clip is None else 5), batch_size),
             normalise=self.normalise,
             device=self._device(),
             tokens=tokens,
             layers=layers,
         )
         return found.values
+
+    def classify(self, items: Any, *, batch_size: int = 64) -> tuple[list[str], Tensor]:
+        """The likeliest class of each image or video, and the probabilities ``(N, K)`` of all of ``probe.classes``.
+
+        items: as in :meth:`embed`. Raises ConfigError where no classifier came with the weights; DataError as there.
+        """
+        if self.probe is None:
+            raise ConfigError(f"{self.name} has no classifier: fine-tune one, or give load a published probe")
+        shares = class_probabilities(
+            self.encoder,
+            self.probe.classifier,
+            self._batches(listed(items, 4 if self.clip is None else 5), batch_size),
+            normalise=self.normalise,
+            device=self._device(),
+        )
+        return [self.probe.name_of(number) for number in shares.argmax(1).tolist()], shares
 
     def embed_video(
         self,
@@ -292,7 +305,7 @@ class Model(AnyModel):
         self.target: VisionTransformer | None = loaded.target
         self.predictor: nn.Module | None = loaded.predictor
         self.provenance: Provenance | None = loaded.provenance
-        self.probe: PublishedProbe | None = loaded.probe
+        self.probe = loaded.probe
         self.config = loaded.config
         origin = loaded.provenance
         self.name = "trained" if origin is None else origin.name or Path(origin.source).name
@@ -351,7 +364,7 @@ class ForeignModel(AnyModel):
         self.encoder, self.config = foreign.encoder, None
         self.name, self.channels = foreign.name, foreign.channels
         self.transform, self.normalise = foreign.transform, foreign.normalise
-        self.data: DataConfig | None = getattr(foreign, "data", None)
+        self.data, self.probe = foreign.data, foreign.probe
 
     def __repr__(self) -> str:
         height, width = self.foreign.transform.size

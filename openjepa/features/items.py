@@ -68,3 +68,13 @@ def one_video(path: str | Path, channels: int, clip: ClipConfig, who: str) -> An
     if len(source) != 1:
         raise DataError(f"{path} holds {len(source)} videos: name one of them")
     return source
+
+
+def listed(items: Any, several: int) -> list[Any]:
+    """One item or several as a list; a tensor of ``several`` dimensions is several. Raises DataError for none at all."""
+    if isinstance(items, Tensor) and items.ndim == several:
+        items = list(items)
+    many = list(items) if isinstance(items, list | tuple) else [items]
+    if not many:
+        raise DataError("nothing to embed: the list is empty")
+    return many

@@ -16,6 +16,7 @@ from openjepa.config.schema import DataConfig
 from openjepa.data import Normalise
 from openjepa.data.transforms import cover
 from openjepa.errors import ConfigError
+from openjepa.hub.provenance import PublishedProbe
 from openjepa.types import Encoder, Ids
 
 _log = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ class Foreign:
 
     encoder: frozen or trainable like any module. transform, normalise: the model's own preprocessing. name: as the user
     wrote it. protocol: what a score's reader should know. licence: of the weights, where their source says it. data: how
-    clips are read, for encoders of video.
+    clips are read, for encoders of video. probe: a classifier that was fine-tuned with it.
     """
 
     encoder: Encoder
@@ -221,6 +222,7 @@ class Foreign:
     licence: str | None
     build: Callable[[], Encoder]
     data: DataConfig | None = None
+    probe: PublishedProbe | None = None
 
     def fresh(self, seed: int = 0) -> Encoder:
         """The same architecture with random weights; torch's random state is left alone."""

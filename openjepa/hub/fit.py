@@ -21,6 +21,7 @@ from openjepa.models.vit import VisionTransformer
 
 PATCHES, TABLE, CLASS = "patch_embed.proj.weight", "pos_embed", "cls_token"
 STEM = "patch_embed_img.proj."  # an image stem beside the tubelets (V-JEPA 2.1)
+_FINAL = ("norm.", "norms_block.")
 _MODALITY = ("img_mod_embed", "video_mod_embed")
 Shape = tuple[int, int, int, float]  # width, depth, heads, MLP hidden width over width
 _OPTIONAL = (CLASS, *_MODALITY)  # what one encoder has and another can do without
@@ -45,7 +46,7 @@ class EncoderWeights:
     def of(cls, encoder: VisionTransformer) -> EncoderWeights:
         """Those of one of our encoders."""
         table = None if encoder.pos_embed is None else encoder.pos_embed.detach()[0]
-        return cls(encoder.state_dict(), encoder.heads, encoder.grid, encoder.positions, table, encoder.norm.eps)
+        return cls(encoder.state_dict(), encoder.heads, encoder.grid, encoder.positions, table, _eps(encoder))
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def fit_encoder(mine: VisionTransformer, given: EncoderWeights) -> Fitted:
     """
     work, state, rest = _Work("encoder"), dict(mine.state_dict()), dict(given.tensors)
     _check_shape(mine, given)
+    _take_final_norms(work, state, rest)
     for key, tensor in state.items():
         if key == PATCHES:
             made, how = _patches(rest.pop(key), tensor)
@@ -136,8 +138,8 @@ def fit_encoder(mine: VisionTransformer, given: EncoderWeights) -> Fitted:
             raise CheckpointError(_mismatch(key, tensor, rest.get(key)))
     _leave_rest(work, rest, mine)
     work.notes += _position_notes(mine, given)
-    if mine.norm.eps != given.eps:
-        work.notes.append(f"layer norms have epsilon {mine.norm.eps:g}, the weights were trained with {given.eps:g}")
+    if _eps(mine) != given.eps:
+        work.notes.append(f"layer norms have epsilon {_eps(mine):g}, the weights were trained with {given.eps:g}")
     return work.done()
 
 
@@ -216,6 +218,11 @@ def _predictor_shape(predictor: NarrowPredictor) -> Shape:
         return width, 0, 1, 0.0
     heads = int(getattr(getattr(blocks[0], "attn"), "heads"))  # noqa: B009 (modules are not typed)
     return width, len(blocks), heads, round(blocks.state_dict()["0.mlp.fc1.weight"].shape[0] / width, 4)
+
+
+def _eps(encoder: VisionTransformer) -> float:
+    """Epsilon of the layer norms."""
+    return next(part.eps for part in encoder.modules() if isinstance(part, nn.LayerNorm))
 
 
 def _words(shape: Shape) -> str:
@@ -305,6 +312,23 @@ def _position_notes(mine: VisionTransformer, given: EncoderWeights) -> list[str]
         shown = ["×".join(map(str, grid)) for grid in (given.grid, mine.grid)]
         return [f"positions: recomputed for the grid {shown[1]}, trained on {shown[0]}"]
     return []
+
+
+def _take_final_norms(work: _Work, state: dict[str, Tensor], rest: dict[str, Tensor]) -> None:
+    """One final norm against one for each tapped level: the last is the final one, the others start as it."""
+    mine = {key: key.rpartition(".")[2] for key in state if key.startswith(_FINAL)}
+    given = {key: key.rpartition(".")[2] for key in rest if key.startswith(_FINAL)}
+    same = {key.rpartition(".")[0] for key in mine} == {key.rpartition(".")[0] for key in given}
+    if same or set(given.values()) != {"weight", "bias"}:
+        return
+    final = {name: key for key, name in given.items()}  # of several levels the last, as they are listed
+    for key, name in mine.items():
+        work.take(key, state.pop(key), rest[final[name]], None, f"from {final[name]}")
+    for key in given:
+        tensor = rest.pop(key)
+        if key not in final.values():
+            work.leave(key, tensor, "the recipe's encoder taps fewer levels")
+    work.notes.append(f"final norms: {len(given) // 2} for {len(mine) // 2}")
 
 
 def _take_mask_tokens(work: _Work, state: dict[str, Tensor], rest: dict[str, Tensor]) -> None:

@@ -27,6 +27,7 @@ from openjepa.hub.atomic import MANIFEST, clean_stale, read_manifest, verify_dir
 from openjepa.hub.card import ModelCard, render_card
 from openjepa.hub.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from openjepa.hub.checkpoint import Checkpoint, list_checkpoints, load_last, read_checkpoint
+from openjepa.hub.classifier import CLASSIFIER, ENTRY, pack_classifier, read_classifier
 from openjepa.hub.provenance import Provenance, PublishedProbe
 from openjepa.hub.strict import load_strict
 from openjepa.hub.tensorfile import read_tensors
@@ -43,6 +44,7 @@ _CONTENT = {
     "predictor.safetensors": "the predictor",
     "online.safetensors": "the online encoder",
     "target.safetensors": "the frozen teacher",
+    CLASSIFIER: "the classifier on top",
     CONFIG: "recipe, architecture, scores",
 }
 _log = logging.getLogger(__name__)
@@ -87,11 +89,14 @@ def save_model(
     card: ModelCard | None = None,
     *,
     replace: bool = True,
+    probe: PublishedProbe | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a model directory, atomically and with checksums.
 
     model: a method, a lone encoder (then it is the target), or state dicts by part as :func:`split_parts` makes them
-    (what a sharded run has gathered). card: what the README says beside the recipe.
+    (what a sharded run has gathered). card: what the README says beside the recipe. probe: a linear classifier on top.
+    about: further entries of ``config.json``.
 
     Raises:
         RunError: it cannot be written; a model directory that was there is untouched.
@@ -111,7 +116,10 @@ def save_model(
         "architecture": architecture,
         "card": _plain_card(card),
         "recipe": recipe.model_dump(mode="json"),
+        **(about or {}),
     }
+    if probe is not None:
+        files[CLASSIFIER], files[CONFIG][ENTRY] = pack_classifier(probe)
     files[README] = render_card(recipe, card, {name: _CONTENT[name] for name in files}, architecture)
     clean_stale(path.parent)
     return write_directory(
@@ -138,7 +146,8 @@ def load_model(path: str | Path, which: Which = "deployed", warn: Callable[[str]
     folder = path / "model" if (path / "model" / CONFIG).is_file() else path
     if (folder / CONFIG).is_file() and not _outdated(path, folder):
         parts, recipe, info = _read_model_directory(folder)
-        return assemble(parts, recipe, folder, which, info.get("card", {}).get("step"), info)
+        probe = read_classifier(folder, info)
+        return assemble(parts, recipe, folder, which, info.get("card", {}).get("step"), info, probe=probe)
     checkpoint = _find_checkpoint(path, warn)
     if "model" not in checkpoint.tensors:
         raise CheckpointError(f"'{checkpoint.path}' holds no model, only {', '.join(checkpoint.tensors) or 'states'}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from openjepa.errors import ConfigError
 from openjepa.hub.adapters import Foreign, is_foreign, open_encoder
+from openjepa.hub.foreign_directory import foreign_directory, open_foreign_directory
 from openjepa.hub.imports import import_probe, import_weights
 from openjepa.hub.model_directory import DEPLOYED, LoadedModel, Which, load_model
 
@@ -50,6 +51,9 @@ def _local(
     """What lies on the disk. licence, name: where a catalogue has them."""
     if path.is_file() and path.name != DEPLOYED:
         return import_weights(path, which=which, hints=hints, licence=licence, name=name)
+    tuned = foreign_directory(path)
+    if tuned is not None:
+        return open_foreign_directory(tuned)
     kind = _model_type(path)
     if kind in NATIVE:
         return import_weights(path, which=which, hints=hints, licence=licence, name=name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openjepa.models.attentive import ActionClassifier, AttentiveClassifier
+from openjepa.models.linear_head import LinearHead
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,17 @@ class Provenance:
 
 @dataclass(frozen=True)
 class PublishedProbe:
-    """An attentive classifier that came with weights: tokens ``(B, N, D)`` to logits ``(B, classes)``.
+    """A classifier that came with weights, or was fine-tuned: tokens ``(B, N, D)`` to logits ``(B, classes)``.
 
     That of Epic-Kitchens gives three: verbs, nouns, actions.
 
     classes: their names in the order of the logits; empty where the file has none. source: the file.
     """
 
-    classifier: AttentiveClassifier | ActionClassifier
+    classifier: AttentiveClassifier | ActionClassifier | LinearHead
     classes: tuple[str, ...]
     source: str
+
+    def name_of(self, number: int) -> str:
+        """Name of a class; its number where the file has no names."""
+        return self.classes[number] if number < len(self.classes) else str(number)

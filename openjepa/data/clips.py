@@ -185,6 +185,12 @@ class Clips:
         chosen = order % len(there) if self.short == "loop" else np.minimum(order, len(there) - 1)
         return Moments(np.tile(there[chosen], self.count), self.frames - len(there))
 
+    def span(self, times: Times, timeline: Timeline) -> tuple[float, float]:
+        """Seconds at which clips with these frame times begin and end: the last frame is shown for as long as the others."""
+        step = 1 / self.fps if self.fps else (self.stride or 1) / timeline.fps
+        start = float(times.min())
+        return start, max(min(float(times.max()) + step, timeline.duration), start)
+
     def describe(self) -> str:
         """``16 frames at 8 fps`` or ``16 frames, one in 4``, as errors name a clip."""
         if self.fps is not None:

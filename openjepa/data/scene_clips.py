@@ -237,10 +237,15 @@ class SceneClips:
 
     def read(self, index: int) -> Tensor:
         """``(count·T, channels, size, size)`` uint8; random starts are drawn from torch's global generator."""
+        return self.read_timed(index)[0]
+
+    def read_timed(self, index: int) -> tuple[Tensor, float, float]:
+        """What :meth:`read` gives, and the seconds at which the clips begin and end."""
         spec, timeline = plan_clip(self.generator_seed, self._check(index)), Timeline.even(self.frames, FPS)
         moments = self.clips.moments(timeline, self.clips.draws(), self.item_id(index))
         numbers = timeline.numbers(moments.times).astype(np.float64)
-        return _with_channels(_drawn(spec, self.size, numbers, masks=False)[0], self.channels)
+        frames = _with_channels(_drawn(spec, self.size, numbers, masks=False)[0], self.channels)
+        return frames, *self.clips.span(moments.times, timeline)
 
     def fingerprint(self) -> str:
         """Generator version, seed, count, size, clips and label."""

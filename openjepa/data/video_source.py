@@ -165,6 +165,10 @@ class VideoSource:
         Raises:
             UnreadableVideoError: it cannot be read, or is too short and ``clips.short`` is skip.
         """
+        return self.read_timed(index)[0]
+
+    def read_timed(self, index: int) -> tuple[Tensor, float, float]:
+        """What :meth:`read` gives, and the seconds at which the clips (of several, the first and the last) begin and end."""
         draws = self.clips.draws()  # before anything can fail: the same numbers whatever the file is like
         with self.video(index) as video:
             try:
@@ -176,7 +180,7 @@ class VideoSource:
                 raise self._with_line(error, index) from error
             if moments.padded or video.missing:
                 self._note_short(index, moments.padded or video.missing)
-        return frames
+            return frames, *self.clips.span(moments.times, video.timeline)
 
     def _note_short(self, index: int, padded: int) -> None:
         """Remember that a video was padded."""

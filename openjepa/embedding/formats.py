@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from openjepa.embedding import arrays, tables
@@ -24,7 +25,8 @@ class Format:
     def check(self) -> None:
         """Raise MissingExtra now, not after hours of work, where a library is not installed."""
         for module in self.needs:
-            require(module, "tables")
+            if find_spec(module) is None:  # not imported yet: Lance does not like the forks of loader processes
+                require(module, "tables")
 
 
 FORMATS = {

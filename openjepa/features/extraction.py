@@ -112,9 +112,9 @@ def extract(
     protocol: dict[str, Any] = {"tokens": tokens, "layers": layers, "precision": precision, "norm": "final"}
 
     def encode(view: Tensor) -> Tensor:
-        return _features(encoder, normalise(view.to(device, non_blocking=True)), tokens, layers).float()
+        return features_of(encoder, normalise(view.to(device, non_blocking=True)), tokens, layers).float()
 
-    with _frozen(encoder, normalise, device), _autocast(device, precision):
+    with frozen(encoder, normalise, device), autocast(device, precision):
         for batch in batches:
             x = input_of(batch)
             values = pooled_over(x, encode) if tokens == "pooled" else tokens_over(x, encode, views, across)
@@ -200,7 +200,7 @@ def _check_choices(encoder: Encoder, tokens: str, layers: str, precision: str, a
         )
 
 
-def _features(encoder: Any, images: Tensor, tokens: TokenKind, layers: Layers) -> Tensor:
+def features_of(encoder: Any, images: Tensor, tokens: TokenKind, layers: Layers) -> Tensor:
     """``(B, D)`` or ``(B, T, D)`` for normalised images; 4D wide for the last four layers."""
     if layers == "last":
         taps = [encoder.forward_features(images)]  # (B, T, D)
@@ -212,7 +212,7 @@ def _features(encoder: Any, images: Tensor, tokens: TokenKind, layers: Layers) -
 
 
 @contextmanager
-def _frozen(encoder: Any, normalise: nn.Module, device: torch.device) -> Iterator[None]:
+def frozen(encoder: Any, normalise: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluation mode on ``device`` without gradients; the training mode of every part comes back afterwards."""
     modules = [m for m in (encoder, normalise) if isinstance(m, nn.Module)]
     modes = [(part, part.training) for module in modules for part in module.modules()]
@@ -227,7 +227,8 @@ def _frozen(encoder: Any, normalise: nn.Module, device: torch.device) -> Iterato
             part.training = mode
 
 
-def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context of a forward pass in ``precision``; it does nothing for fp32."""
     enabled = precision != "fp32"
     return torch.autocast(device.type, dtype=_AUTOCAST.get(precision, torch.bfloat16), enabled=enabled)
 

@@ -55,6 +55,13 @@ class ClipConfig(Part):
     )
 
 
+class PointsConfig(Part):
+    """A cloud of points as groups of neighbours. With it a recipe is one for point clouds."""
+
+    groups: int = Field(64, ge=2, description="groups a cloud is cut into; each is a token")
+    group_size: int = Field(32, ge=1, description="points of a group, which may overlap")
+
+
 class StreamConfig(Part):
     """One of several data sets that are trained on together. What is none is taken from ``data``."""
 
@@ -86,6 +93,7 @@ class DataConfig(Part):
     )
     augment: AugmentConfig = AugmentConfig()
     clip: ClipConfig | None = Field(None, description="video: what a clip is; none: images")
+    points: PointsConfig | None = Field(None, description="point clouds: what a token is; none: images or clips")
     streams: tuple[StreamConfig, ...] = Field(
         (), description="several data sets, lengths of clips, or images beside clips, in every step; empty: one"
     )

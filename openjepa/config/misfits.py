@@ -22,6 +22,7 @@ def misfits(recipe: Recipe) -> list[str]:
     return [
         *_methods(recipe),
         *(_without_clips(recipe) if recipe.data.clip is None else _with_clips(recipe)),
+        *_points(recipe),
         *_levels(recipe),
         *_stages(recipe),
     ]
@@ -66,6 +67,29 @@ def _foresight(recipe: Recipe) -> list[str]:
         wrong.append("method world_model foretells frames: set data.clip.frames")
     if recipe.mask.kind != "none":
         wrong.append(f"method world_model hides nothing: set mask.kind=none, not {recipe.mask.kind}")
+    return wrong
+
+
+def _points(recipe: Recipe) -> list[str]:
+    """What point clouds, which have no grid, leave no room for."""
+    data, model, predictor = recipe.data, recipe.model, recipe.predictor
+    if (data.points is None) != (model.positions != "coordinates"):
+        return ["model.positions coordinates and data.points go together: set both or neither"]
+    if data.points is None:
+        return []
+    wrong = []
+    if data.clip is not None or data.streams or data.views:
+        wrong.append("data.points excludes data.clip, data.streams and data.views: clouds have no pixels")
+    if data.channels != 3:
+        wrong.append(f"points have three coordinates: data.channels must be 3, not {data.channels}")
+    if recipe.mask.kind != "none":
+        wrong.append(f"mask.kind {recipe.mask.kind} is for grids: set mask.kind=none for point clouds")
+    if model.class_token or model.taps > 1:
+        wrong.append(
+            "an encoder of points has no class token and one final norm: unset model.class_token and model.taps"
+        )
+    if predictor.kind != "narrow" or predictor.mask_tokens > 1:
+        wrong.append("point clouds need predictor.kind=narrow with one mask token")
     return wrong
 
 

@@ -22,10 +22,11 @@ class ModelConfig(Part):
     mlp_ratio: float | None = Field(None, gt=0, description="MLP hidden width over width; overrides the named size")
     drop_path: Share = Field(0.0, description="stochastic depth at the last block, linear over depth")
     tubelet_size: int = Field(2, ge=1, description="video: frames per token")
-    positions: Literal["sincos2d", "sincos3d", "sinusoid", "rope3d", "learned"] = Field(
+    positions: Literal["sincos2d", "sincos3d", "sinusoid", "rope3d", "learned", "coordinates"] = Field(
         "sincos2d",
         description="tables added to the patch tokens, or 'rope3d': rotary positions in every attention (V-JEPA 2); "
-        "video needs sincos3d, rope3d or 'sinusoid', where one running number counts all tokens (published VideoMAE)",
+        "video needs sincos3d, rope3d or 'sinusoid', where one running number counts all tokens (published VideoMAE); point clouds "
+        "have 'coordinates', a perceptron on each group's centre",
     )
     uniform_power: bool = Field(
         True, description="sincos3d: equally many channels for time, row and column (published); false: half for time"

@@ -17,6 +17,7 @@ from openjepa.config.data_parts import (
     MaskConfig,
     MultiblockMask,
     NoMask,
+    PointsConfig,
     RandomMask,
     RandomTubeMask,
     StreamConfig,
@@ -61,6 +62,7 @@ __all__ = [
     "OptimConfig",
     "Part",
     "PixelPredictorConfig",
+    "PointsConfig",
     "PositiveRange",
     "PredictorConfig",
     "ProbeConfig",
@@ -195,6 +197,7 @@ class Recipe(Part):
         "vjepa2",
         "vjepa2_1",
         "vjepa2_ac",
+        "point_jepa",
         "videomae",
     ] = Field("ijepa", description="which published system the parts make up (a name; the parts below decide)")
     method: Literal["masked_latent", "masked_pixel", "joint_embedding", "world_model"] = Field(
@@ -266,8 +269,10 @@ class Recipe(Part):
     def inputs(self) -> dict[str, tuple[int, ...]]:
         """Names of the inputs of a sample, with their shape behind batch and channels.
 
-        ``image`` (H, W); ``video`` (T, H, W); or one (H, W) per view.
+        ``image`` (H, W); ``video`` (T, H, W); ``points`` (G, 1 + K), centres first; or one (H, W) per view.
         """
+        if self.data.points is not None:
+            return {"points": (self.data.points.groups, 1 + self.data.points.group_size)}
         if self.data.clip is not None:
             return {"video": (self.data.clip.frames, *self.image_hw)}
         if not self.data.views:
@@ -281,7 +286,12 @@ class Recipe(Part):
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Token grid, (h, w) or (t, h, w); leftover pixels and frames are dropped by the stem, as in the published code."""
+        """Token grid, (h, w) or (t, h, w); leftover pixels and frames are dropped by the stem, as in the published code.
+
+        Of point clouds (groups,): tokens in the order they come in.
+        """
+        if self.data.points is not None:
+            return (self.data.points.groups,)
         height, width = self.image_hw
         plane = height // self.model.patch_size, width // self.model.patch_size
         return plane if self.frames is None else (self.frames // self.model.tubelet_size, *plane)

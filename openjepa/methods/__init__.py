@@ -16,6 +16,8 @@ def build_method(recipe: Recipe) -> Method:
     Raises:
         ConfigError: a method that is not trained here.
     """
+    if recipe.data.points is not None:
+        raise ConfigError("recipes of point clouds describe published weights and are not trained here")
     match recipe.method:
         case "masked_latent":
             return MaskedLatent(recipe)

@@ -4,6 +4,8 @@ from openjepa.models.action_predictor import ActionCausalPredictor
 from openjepa.models.build import build_predictor
 from openjepa.models.ema import make_target, update_ema
 from openjepa.models.pixel_decoder import PixelDecoder
+from openjepa.models.point_predictor import PointPredictor
+from openjepa.models.points import PointTransformer, pack_groups
 from openjepa.models.predictor import NarrowPredictor
 from openjepa.models.projector import BatchNorm, Projector
 from openjepa.models.sizes import SIZES, Size, size_named
@@ -16,6 +18,8 @@ __all__ = [
     "BatchNorm",
     "NarrowPredictor",
     "PixelDecoder",
+    "PointPredictor",
+    "PointTransformer",
     "Projector",
     "Size",
     "TokenHead",
@@ -23,6 +27,7 @@ __all__ = [
     "build_encoder",
     "build_predictor",
     "make_target",
+    "pack_groups",
     "size_named",
     "update_ema",
 ]

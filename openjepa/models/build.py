@@ -18,6 +18,7 @@ from openjepa.config.schema import (
 )
 from openjepa.models.action_predictor import ActionCausalPredictor
 from openjepa.models.pixel_decoder import PixelDecoder
+from openjepa.models.point_predictor import PointPredictor
 from openjepa.models.positions import Positions
 from openjepa.models.predictor import NarrowPredictor
 from openjepa.models.projector import Projector
@@ -45,6 +46,16 @@ def _bare_predictor(config: PredictorConfig, encoder: VisionTransformer, model: 
     values = encoder.channels * encoder.patch_size[0] * encoder.patch_size[1]
     values *= encoder.tubelet_size if encoder.video else 1
     match config:
+        case NarrowPredictorConfig() if fixed.kind == "coordinates":
+            return PointPredictor(
+                embed_dim=encoder.embed_dim,
+                dim=config.dim,
+                depth=config.depth,
+                heads=config.heads or encoder.heads,
+                mlp_ratio=config.mlp_ratio,
+                init=model.init,
+                out_dim=config.out_dim,
+            )
         case NarrowPredictorConfig():
             return NarrowPredictor(
                 embed_dim=encoder.embed_dim,

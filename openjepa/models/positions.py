@@ -14,7 +14,7 @@ from openjepa.errors import ConfigError
 from openjepa.models.rotary import Pairing, axis_width, rotary3d
 
 Order = Literal["column_first", "row_first"]
-Kind = Literal["sincos2d", "sincos3d", "sinusoid", "rope3d", "learned"]
+Kind = Literal["sincos2d", "sincos3d", "sinusoid", "rope3d", "learned", "coordinates"]
 Grid = tuple[int, ...]
 
 

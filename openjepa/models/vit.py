@@ -328,6 +328,10 @@ def build_encoder(
         if missing:
             raise ConfigError(f"model.arch is none, so model.{missing[0]} must be given")
     base = size_named(model.arch) if model.arch else None
+    if model.positions == "coordinates":
+        from openjepa.models.points import build_point_encoder  # which builds on this module
+
+        return build_point_encoder(model, base)
     encoder = VisionTransformer(
         image_size=image_size,
         patch_size=model.patch_size,

@@ -17,7 +17,9 @@ from openjepa.errors import ConfigError, DataError
 from openjepa.searching.exact import Rows
 from openjepa.searching.index import Index
 
-THRESHOLD = 0.98  # of centred cosines: copies saved anew or resized are above 0.995, other pictures rarely above 0.98
+# Of centred cosines. Of a tiny encoder trained for three minutes on photographs, copies saved anew as JPEG or at 0.7 of their
+# size have 0.996 or more (95 % of them), and 8 in a million pairs of different pictures 0.99.
+THRESHOLD = 0.99
 _EXACT_ROWS = 50_000  # up to here every pair is compared
 _BLOCK = 2048
 _NEIGHBOURS = 32  # per row, where the approximate index proposes pairs

@@ -77,10 +77,19 @@ def allowed(
         if condition.column not in columns:
             hint = nearest(condition.column, columns) or f": it has {', '.join(columns)}"
             raise ConfigError(f"--where {condition}: the index has no column '{condition.column}'{hint}")
-        holds = _test(condition)
-        values = columns[condition.column]
-        keep &= np.fromiter((holds(None if _absent(v) else v) for v in values), np.bool_, count=rows)
+        keep &= _meets(condition, columns[condition.column], rows)
     return keep
+
+
+def _meets(condition: Condition, values: Sequence[object] | NDArray[Any], rows: int) -> NDArray[np.bool_]:
+    """Which values meet one condition. Each distinct value is looked at once: a million labels are few words."""
+    holds = _test(condition)
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+        distinct, place = np.unique(values, return_inverse=True)  # all not-a-number are one
+        answers = np.array([holds(None if _absent(v) else v) for v in distinct.tolist()], np.bool_)
+        return answers[place] if len(answers) else np.zeros(rows, np.bool_)
+    table = {value: holds(None if _absent(value) else value) for value in set(values)}
+    return np.fromiter(map(table.__getitem__, values), np.bool_, count=rows)
 
 
 def _test(condition: Condition) -> Callable[[object], bool]:

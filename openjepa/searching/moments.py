@@ -38,7 +38,8 @@ def find_moments(index: Index, query: Floats, k: int, allowed: NDArray[np.bool_]
     Raises:
         DataError: the index has no windows with times.
     """
-    if not {"start", "end"} <= set(index.table.columns):
+    starts = index.table.columns.get("start", ())
+    if not any(isinstance(start, float) and np.isfinite(start) for start in starts):
         raise DataError(f"{index.table.path} has no times: embed videos with --window SECONDS to find moments in them")
     _, best = index.nearest(query[None], max(_CANDIDATES * k, 200), allowed=allowed)
     candidates = set(best[0][best[0] >= 0].tolist())

@@ -20,18 +20,48 @@ _BLOCK_BYTES = 32 * 2**20  # of features read at once
 class Store(Protocol):
     """A store of features as :func:`openjepa.embedding.open_store` opens it; this room does not import that one.
 
-    ids, paths: per row, ``""`` where an item has no file. meta: further columns. ok: rows that have features. shape: of one
-    row's. classes: names of labels. stamp: differs when the content does.
+    stamp differs when the content does.
     """
 
-    path: Path
-    ids: Sequence[str]
-    paths: Sequence[str]
-    meta: Mapping[str, NDArray[Any]]
-    ok: NDArray[np.bool_]
-    shape: tuple[int, ...]
-    classes: tuple[str, ...] | None
-    stamp: str
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        ...
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Unique names of the rows."""
+        ...
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Files of the rows, ``""`` where an item has none."""
+        ...
+
+    @property
+    def meta(self) -> Mapping[str, NDArray[Any]]:
+        """Further columns: ``index`` of the item, ``label`` (-1: none), ``start``, ``end`` in seconds (NaN: none), …"""
+        ...
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """Rows that have features."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row's features."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the labels."""
+        ...
+
+    @property
+    def stamp(self) -> str:
+        """Of the content."""
+        ...
 
     def __len__(self) -> int:
         """All rows."""
@@ -51,7 +81,7 @@ class Table:
         items: ``(N,)`` number of the item of each row; windows of one video share it.
         columns: of the conditions, per row, ``id`` and ``path`` among them; None or not-a-number where a row has no value.
         width: of a vector. stream: gives the vectors again and again, in order, as ``(n, width)`` float32 blocks.
-        signature: changes whenever the store does.
+        signature: changes whenever the store does. store: what all this comes from.
     """
 
     path: Path
@@ -62,6 +92,7 @@ class Table:
     width: int
     stream: Callable[[], Iterator[Floats]]
     signature: str
+    store: object = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -129,7 +160,7 @@ def table_of(store: Store) -> Table:
             start += len(block)
             yield block if good.all() else block[good]
 
-    return Table(store.path, ids, files, items, columns, width, stream, store.stamp)
+    return Table(store.path, ids, files, items, columns, width, stream, store.stamp, store)
 
 
 def mean_of(table: Table) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import openjepa.hub.parity_ac
 import openjepa.hub.parity_ijepa
+import openjepa.hub.parity_point_jepa
 import openjepa.hub.parity_vjepa
 import openjepa.hub.parity_vjepa21  # noqa: F401
 from openjepa.errors import OpenJepaError

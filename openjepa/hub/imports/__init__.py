@@ -1,6 +1,6 @@
 """Published weights: whose names a file has, what architecture it holds, and the model it becomes."""
 
-from openjepa.hub.imports import layouts_ac, layouts_hf, layouts_v21, official
+from openjepa.hub.imports import layouts_ac, layouts_hf, layouts_points, layouts_v21, official
 from openjepa.hub.imports.contents import HINTS, Contents, read_contents
 from openjepa.hub.imports.layout import Layout, layouts, recognise, register_layout
 from openjepa.hub.imports.opening import (
@@ -26,6 +26,7 @@ __all__ = [
     "layouts",
     "layouts_ac",
     "layouts_hf",
+    "layouts_points",
     "layouts_v21",
     "official",
     "published_state",

@@ -22,6 +22,8 @@ HINTS = {
     "image_size": "pixels of a side, or [height, width]",
     "frames": "frames of a clip",
     "fps": "frames a second of a clip",
+    "groups": "Point-JEPA: groups of points a cloud is cut into",
+    "group_size": "Point-JEPA: points of a group",
     "extrinsics": "V-JEPA 2-AC: whether the predictor is conditioned on the camera's pose",
     "frame_causal": "V-JEPA 2-AC: whether a frame sees only itself and those before it",
     "uniform_power": "V-JEPA: whether time, row and column have equally many channels of the position table",

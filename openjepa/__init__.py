@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_API = ("cka", "contamination", "evaluate", "export", "inspect", "load", "pretrain", "recipes", "run", "runs", "verify")
-
-if TYPE_CHECKING:
-    from openjepa.api import cka, contamination, evaluate, export, inspect, load, pretrain, recipes, run, runs, verify
-    from openjepa.experiments.ablate import ablate
-
-__all__ = [
-    "__version__",
-    "ablate",
+_API = (
     "cka",
     "contamination",
     "evaluate",
@@ -25,9 +17,64 @@ __all__ = [
     "inspect",
     "load",
     "pretrain",
+    "push",
     "recipes",
     "run",
     "runs",
+    "verify",
+)
+_API += ("embed", "iterate", "open_store")
+_API += ("classify", "finetune")
+_API += ("find_duplicates", "open_index", "search")
+_API += ("push",)
+
+if TYPE_CHECKING:
+    from openjepa.api import (
+        cka,
+        classify,
+        contamination,
+        embed,
+        evaluate,
+        export,
+        find_duplicates,
+        finetune,
+        inspect,
+        iterate,
+        load,
+        open_index,
+        open_store,
+        pretrain,
+        push,
+        recipes,
+        run,
+        runs,
+        search,
+        verify,
+    )
+    from openjepa.experiments.ablate import ablate
+
+__all__ = [
+    "__version__",
+    "ablate",
+    "cka",
+    "classify",
+    "contamination",
+    "embed",
+    "evaluate",
+    "export",
+    "find_duplicates",
+    "finetune",
+    "inspect",
+    "iterate",
+    "load",
+    "open_index",
+    "open_store",
+    "pretrain",
+    "push",
+    "recipes",
+    "run",
+    "runs",
+    "search",
     "verify",
 ]
 

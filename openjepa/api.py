@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from openjepa.classifying import classify
 from openjepa.config import build_recipe, list_recipes, load_recipe, stage_recipes
 from openjepa.config.load import RecipeInfo
 from openjepa.config.schema import Recipe
@@ -27,10 +28,12 @@ from openjepa.data import inspect as inspect_data
 from openjepa.data import verify as verify_data
 from openjepa.data.sources import labels_of
 from openjepa.data.splits import Splits, open_splits
+from openjepa.embedding import embed, iterate, open_store
 from openjepa.errors import ConfigError, DataError, MissingExtra
 from openjepa.evaluation import Score, Settings, make_probe, write_scores
 from openjepa.evaluation import evaluate as score_encoder
-from openjepa.exporting import export
+from openjepa.exporting import export, push
+from openjepa.finding import find_duplicates, open_index, search
 from openjepa.hub.model_directory import Which
 from openjepa.judging import choose_device, cka, contamination, evaluate
 from openjepa.loading import load
@@ -40,6 +43,7 @@ from openjepa.starting import initial_weights
 from openjepa.training import Event, RunInfo, RunResult, StagePart, default_out, list_runs, read_run, train_stages
 from openjepa.training import train as run_training
 from openjepa.training.run import STAGES
+from openjepa.tuning import finetune
 from openjepa.visualize.report import write_report
 from openjepa.visualize.scores import read_scores
 
@@ -48,17 +52,26 @@ __all__ = [
     "SCORES",
     "PretrainResult",
     "cka",
+    "classify",
     "contamination",
+    "embed",
     "evaluate",
     "export",
+    "find_duplicates",
+    "finetune",
     "inspect",
+    "iterate",
     "load",
+    "open_index",
+    "open_store",
     "pretrain",
+    "push",
     "random_encoder",
     "recipes",
     "run",
     "run_summary",
     "runs",
+    "search",
     "verify",
 ]
 

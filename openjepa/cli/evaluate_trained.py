@@ -177,10 +177,24 @@ def finetune(
     model: _Model,
     train: _Train,
     val: _Val,
+    tune: Annotated[
+        Literal["full", "last-n", "lora"],
+        typer.Option(help="what learns: everything, the last --blocks blocks, or low-rank changes of every block"),
+    ] = "full",
+    blocks: Annotated[int, typer.Option(min=1, help="how many of the last blocks learn (--tune last-n)")] = 2,
+    lora_rank: Annotated[int, typer.Option(min=1, help="rank of the changes (--tune lora)")] = 8,
+    out: Annotated[
+        str | None, typer.Option(help="keep the classifier here: openjepa classify DATA --model OUT uses it")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the fine-tuning in --out")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="start the fine-tuning in --out again")] = False,
     lrs: _Lrs = None,
     epochs: Annotated[float, typer.Option(help="passes over train")] = 30,
     train_batch: _Batch = None,
-    layer_decay: Annotated[float, typer.Option(help="learning rate of a block over that of the next one")] = 0.75,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(help="learning rate of a block over that of the next one; by default .75, 1 unless all learns"),
+    ] = None,
     drop_path: Annotated[float | None, typer.Option(help="stochastic depth of the last block; by default .1")] = None,
     label_smoothing: Annotated[float, typer.Option(help="share of the target spread over all classes")] = 0.1,
     head: Annotated[
@@ -193,11 +207,41 @@ def finetune(
     seed: _Seed = 0,
     clips: _Clips = None,
 ) -> None:
-    """Accuracy after training the encoder end to end with layer-wise learning rates; baseline: the same from scratch."""
+    """Accuracy after training the encoder too, with layer-wise learning rates; --out keeps the classifier.
+
+    Baseline: the same from scratch.
+    """
     chosen = _given({"lrs": parse_numbers("--lrs", lrs), "batch_size": train_batch, "drop_path": drop_path})
-    chosen |= {"epochs": epochs, "layer_decay": layer_decay, "label_smoothing": label_smoothing, "head": head}
-    shared = {"cache": "none", "baselines": baselines, "device": device, "batch_size": batch_size}
-    _score("finetune", chosen, json, model=model, train=train, val=val, seed=seed, clips=clips, **shared)
+    chosen |= _given({"layer_decay": layer_decay}) | {"tune": tune, "blocks": blocks, "lora_rank": lora_rank}
+    chosen |= {"epochs": epochs, "label_smoothing": label_smoothing, "head": head}
+    shared: dict[str, Any] = {"baselines": baselines, "device": device, "batch_size": batch_size, "seed": seed}
+    data: dict[str, Any] = {"model": model, "train": train, "val": val, "clips": clips}
+    if out is None:
+        if resume or overwrite:
+            raise ConfigError(f"--{'resume' if resume else 'overwrite'} is of a fine-tuning that is kept: give --out")
+        _score("finetune", chosen, json, cache="none", **data, **shared)
+        return
+    _keep(out, json, resume=resume, overwrite=overwrite, **data, **shared, chosen=chosen)
+
+
+def _keep(out: str, json: Path | None, chosen: Mapping[str, Any], clips: _Clips, **options: Any) -> None:
+    """Fine-tune, keep the classifier, show its score and how to use it."""
+    from openjepa.cli.evaluate import make_console, show_scores, watch
+    from openjepa.evaluation import write_scores
+    from openjepa.features import ClipOptions
+    from openjepa.tuning import finetune as run
+
+    batch = {"train_batch": chosen["batch_size"]} if "batch_size" in chosen else {}
+    rest = {key: value for key, value in chosen.items() if key != "batch_size"}
+    console = make_console()
+    with watch() as on_progress:
+        done = run(out=out, clips=ClipOptions(**(clips or {})), on_progress=on_progress, **options, **batch, **rest)
+    show_scores(done.scores, console)
+    if json is not None:
+        console.print(f"wrote {write_scores(json, done.scores)}", markup=False, soft_wrap=True)
+    console.print(
+        f"kept in {done.run_dir}: openjepa classify DATA --model {done.run_dir}", markup=False, soft_wrap=True
+    )
 
 
 def _score(what: str | list[str], chosen: Mapping[str, Any], json: Path | None, **options: Any) -> None:

@@ -85,7 +85,8 @@ def layer_groups(
 ) -> list[dict[str, Any]]:
     """AdamW groups with peak rate lr · decay^(L + 1 − depth); the head has the full rate (BEiT 2106.08254 §3.2, MAE §A.2).
 
-    Frozen parameters are in none. Norms, biases, positions and one-dimensional parameters do not decay. ``peak`` is what a schedule multiplies.
+    Frozen parameters are in none. Norms, biases, positions and one-dimensional parameters do not decay. ``peak``
+    is what a schedule multiplies.
     """
     blocks = blocks_of(encoder)
     depths = depth_of_parameters(encoder, blocks)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from openjepa.config.schema import Recipe
-from openjepa.errors import CheckpointError, ConfigError, nearest
+from openjepa.errors import CheckpointError, OpenJepaError, nearest
 from openjepa.hub.model_directory import LoadedModel, Which, assemble
 from openjepa.hub.provenance import Provenance, PublishedProbe
 from openjepa.hub.tensorfile import read_tensors
@@ -101,7 +102,9 @@ def read_hf_directory(folder: str | Path, kind: str, what: str) -> HfDirectory:
 
 
 def beside(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> HfDirectory:
-    """A directory whose configuration and weights are read already."""
+    """A directory (or a lone file) whose configuration and weights are read already."""
+    if not folder.is_dir():
+        return HfDirectory(folder, config, tensors)
     return HfDirectory(folder, config, tensors, _processor(folder), licence_of(folder))
 
 
@@ -133,11 +136,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     raise CheckpointError(f"'{folder}' has no {' or '.join(_WEIGHTS)}")
 
 
-def build_recipe(directory: HfDirectory, what: str, **parts: Any) -> Recipe:
-    """A recipe; whatever its schema refuses is one line about the directory."""
+@contextmanager
+def describing(directory: HfDirectory, what: str) -> Iterator[None]:
+    """Whatever of a configuration cannot be built is one line about the directory. Raises CheckpointError."""
     try:
-        return Recipe(**parts)
-    except (ValidationError, ConfigError, TypeError, ValueError) as error:
+        yield
+    except OpenJepaError:
+        raise
+    except (ValidationError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
         said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise CheckpointError(f"'{directory.path}': config.json describes no {what} we can build ({said})") from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from openjepa.errors import CheckpointError
 from openjepa.hub import ijepa_hf, mae_hf, videomae_hf, vjepa2_hf
 from openjepa.hub.hf_directory import CONFIG, Draft, HfDirectory, finish, read_config
+from openjepa.hub.hf_vit import Published, write_published
 from openjepa.hub.keymaps import KeyMap
 from openjepa.hub.model_directory import LoadedModel, Which
 
@@ -19,9 +20,10 @@ Finish = Callable[[HfDirectory, Which], LoadedModel]
 
 @dataclass(frozen=True)
 class Native:
-    """One of them. kind: its ``model_type``. family: as hints call it. open, save: of a directory.
+    """One of them.
 
-    draft, finish: of one that is read already, in our words and as a model. map_of: whose names its tensors have.
+    kind: its ``model_type``. family: as hints call it. open: a directory. draft, finish: one that is read already, in our
+    words and as a model. publish: what is written of a model. map_of: whose names the tensors of a directory have.
     """
 
     kind: str
@@ -30,7 +32,7 @@ class Native:
     open: Open
     draft: Translate
     finish: Finish
-    save: Callable[[str | Path, LoadedModel], Path]
+    publish: Callable[[LoadedModel], Published]
     map_of: Callable[[HfDirectory], KeyMap]
 
 
@@ -49,7 +51,7 @@ NATIVE = {
             ijepa_hf.open_ijepa_model,
             ijepa_hf.draft_ijepa,
             _finish(ijepa_hf.draft_ijepa),
-            ijepa_hf.save_ijepa_model,
+            ijepa_hf.publish_ijepa,
             ijepa_hf.map_of,
         ),
         Native(
@@ -59,7 +61,7 @@ NATIVE = {
             mae_hf.open_mae_model,
             mae_hf.draft_mae,
             _finish(mae_hf.draft_mae),
-            mae_hf.save_mae_model,
+            mae_hf.publish_mae,
             mae_hf.map_of,
         ),
         Native(
@@ -69,7 +71,7 @@ NATIVE = {
             videomae_hf.open_videomae_model,
             videomae_hf.draft_videomae,
             videomae_hf.finish_videomae,
-            videomae_hf.save_videomae_model,
+            videomae_hf.publish_videomae,
             videomae_hf.map_of,
         ),
         Native(
@@ -79,7 +81,7 @@ NATIVE = {
             vjepa2_hf.open_vjepa2_model,
             vjepa2_hf.draft_vjepa2,
             _finish(vjepa2_hf.draft_vjepa2),
-            vjepa2_hf.save_vjepa2_model,
+            vjepa2_hf.publish_vjepa2,
             vjepa2_hf.map_of,
         ),
     )
@@ -134,4 +136,4 @@ def save_hf_model(folder: str | Path, loaded: LoadedModel) -> Path:
     Raises:
         CheckpointError: transformers has no such model. RunError: it cannot be written.
     """
-    return NATIVE[kind_for(loaded)].save(folder, loaded)
+    return write_published(folder, NATIVE[kind_for(loaded)].publish(loaded))

@@ -16,6 +16,7 @@ from openjepa.hub.hf_directory import OURS, HfDirectory
 
 _log = logging.getLogger(__name__)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PROCESSOR = "preprocessor_config.json"
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _KEPT = ("mean", "std", "eval_crop", "interpolation")  # of DataConfig, in our entry of config.json
 _PIL = {2: "bilinear", 3: "bicubic"}
@@ -34,23 +35,23 @@ def pixels_of(
         return {key: own["data"][key] for key in _KEPT if key in own["data"]}, ()
     processor = directory.processor
     if not processor:
-        return dict(usual), ("no processor's settings in the directory: preprocessing as the authors evaluate",)
+        return dict(usual), ("preprocessing as the authors evaluate: the directory has no processor's settings",)
     found, notes = {**usual, **_crop(processor, directory.image_size[0])}, []
     mean, std = (_numbers(processor.get(key), channels) for key in ("image_mean", "image_std"))
     if (mean, std) == HALF:
         notes.append(
-            "Hugging Face's processor has mean = deviation = .5, the weights were trained with ImageNet's: so here, and "
-            "features differ from its"
+            "preprocessing: Hugging Face's processor has mean = deviation = .5, the weights were trained with ImageNet's: "
+            "so here, and features differ from its"
         )
     elif mean and std:
         found |= {"mean": mean, "std": std}
         if (mean, std) != IMAGENET:
-            notes.append(f"mean {mean} and deviation {std} are the processor's, not ImageNet's")
+            notes.append(f"preprocessing: mean {mean} and deviation {std} are the processor's, not ImageNet's")
     if _squashes(processor):
         high, wide = directory.image_size
         notes.append(
-            f"Hugging Face's processor squashes the whole image to {high}×{wide}; here its short side is resized to "
-            f"{int(min(high, wide) / found.get('eval_crop', 0.875) + 1e-6)} and the centre cut, as in the authors' evaluation"
+            f"preprocessing: Hugging Face's processor squashes the whole image to {high}×{wide}; here its short side is "
+            f"resized to {int(min(high, wide) / found['eval_crop'] + 1e-6)} and the centre cut, as authors evaluate"
         )
     return found, tuple(notes)
 

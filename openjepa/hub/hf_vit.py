@@ -7,7 +7,6 @@ that the network ever sees of either.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,21 +164,23 @@ def state_of(module: torch.nn.Module, part: str) -> dict[str, Tensor]:
     return state
 
 
-def write_hf(
-    folder: str | Path,
-    config: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    processor: tuple[str, Mapping[str, Any]] | None = None,
-) -> Path:
-    """Write configuration, weights and processor (its file's name and settings), atomically; an older directory is replaced.
+@dataclass(frozen=True)
+class Published:
+    """A model in somebody else's words: ``config.json``, tensors by their names, and the processor's file (name, settings)."""
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    processor: tuple[str, dict[str, Any]] | None = None
+
+
+def write_published(folder: str | Path, published: Published) -> Path:
+    """Write configuration, weights and processor, atomically; an older directory is replaced.
 
     Raises:
         RunError: it cannot be written; what was there is untouched.
     """
-    files: dict[str, Any] = {
-        "config.json": dict(config),
-        "model.safetensors": {key: value.detach().contiguous() for key, value in tensors.items()},
-    }
-    if processor is not None:
-        files[processor[0]] = dict(processor[1])
+    tensors = {key: value.detach().contiguous() for key, value in published.tensors.items()}
+    files: dict[str, Any] = {"config.json": published.config, "model.safetensors": tensors}
+    if published.processor is not None:
+        files[published.processor[0]] = published.processor[1]
     return write_directory(folder, files, replace=True)

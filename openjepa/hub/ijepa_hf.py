@@ -10,19 +10,20 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from openjepa.config.schema import DataConfig, ModelConfig, NarrowPredictorConfig
+from openjepa.config.schema import DataConfig, ModelConfig, NarrowPredictorConfig, Recipe
 from openjepa.errors import CheckpointError
-from openjepa.hub.hf_directory import Draft, HfDirectory, build_recipe, finish, read_hf_directory
-from openjepa.hub.hf_pixels import image_processor_of, kept_of, pixels_of
+from openjepa.hub.hf_directory import Draft, HfDirectory, describing, finish, read_hf_directory
+from openjepa.hub.hf_pixels import PROCESSOR, image_processor_of, kept_of, pixels_of
 from openjepa.hub.hf_vit import (
     TABLE,
+    Published,
     check_image_encoder,
     encoder_config,
     image_encoder,
     place_table,
     state_of,
     their_table,
-    write_hf,
+    write_published,
 )
 from openjepa.hub.keymaps import Drop, KeyMap, Rule, register_map
 from openjepa.hub.model_directory import LoadedModel, Which, split_parts
@@ -70,6 +71,12 @@ def map_of(directory: HfDirectory) -> KeyMap:
 
 def draft_ijepa(directory: HfDirectory) -> Draft:
     """The directory in our words. Raises CheckpointError for what our encoder does not have."""
+    with describing(directory, "I-JEPA"):
+        return _draft(directory)
+
+
+def _draft(directory: HfDirectory) -> Draft:
+    """The same, with whatever errors a configuration makes."""
     directory.need(
         {"hidden_act": "gelu", "qkv_bias": True, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     )
@@ -83,9 +90,7 @@ def draft_ijepa(directory: HfDirectory) -> Draft:
     channels = int(directory.get("num_channels", 3))
     pixels, notes = pixels_of(directory, channels, USUAL)
     depth = int(directory.get("num_hidden_layers", 12))
-    recipe = build_recipe(
-        directory,
-        "I-JEPA",
+    recipe = Recipe(
         name="ijepa-hf",
         system="ijepa",
         data=DataConfig(image_size=(high, wide) if high != wide else high, channels=channels, **pixels),
@@ -121,10 +126,15 @@ def save_ijepa_model(folder: str | Path, loaded: LoadedModel) -> Path:
         CheckpointError: transformers' I-JEPA has no such encoder: images, a table of positions, no class token.
         RunError: it cannot be written.
     """
+    return write_published(folder, publish_ijepa(loaded))
+
+
+def publish_ijepa(loaded: LoadedModel) -> Published:
+    """What :func:`save_ijepa_model` writes. Raises CheckpointError as there."""
     encoder = loaded.encoder
     check_image_encoder(encoder, "transformers' I-JEPA", class_token=False)
     if loaded.predictor is not None:
         _log.info("transformers' I-JEPA has no predictor: it is left out")
     tensors = IJEPA_HF.inverse().apply(state_of(encoder, "online"), {TABLE: their_table(encoder, 0)}).tensors
     config = {"model_type": KIND, "architectures": ["IJepaModel"], **encoder_config(encoder), **kept_of(loaded.config)}
-    return write_hf(folder, config, tensors, ("preprocessor_config.json", image_processor_of(loaded.config)))
+    return Published(config, tensors, (PROCESSOR, image_processor_of(loaded.config)))

@@ -17,14 +17,16 @@ from openjepa.config.schema import (
     ObjectiveConfig,
     PixelPredictorConfig,
     RandomMask,
+    Recipe,
     TargetConfig,
 )
 from openjepa.errors import CheckpointError
 from openjepa.hub.as_method import as_method
-from openjepa.hub.hf_directory import Draft, HfDirectory, build_recipe, finish, read_hf_directory
-from openjepa.hub.hf_pixels import image_processor_of, kept_of, pixels_of
+from openjepa.hub.hf_directory import Draft, HfDirectory, describing, finish, read_hf_directory
+from openjepa.hub.hf_pixels import PROCESSOR, image_processor_of, kept_of, pixels_of
 from openjepa.hub.hf_vit import (
     TABLE,
+    Published,
     check_image_encoder,
     encoder_config,
     hidden_of,
@@ -34,7 +36,7 @@ from openjepa.hub.hf_vit import (
     state_of,
     their_table,
     vit_blocks,
-    write_hf,
+    write_published,
 )
 from openjepa.hub.keymaps import Drop, KeyMap, Rename, register_map
 from openjepa.hub.model_directory import LoadedModel, Which, split_parts
@@ -94,6 +96,12 @@ def map_of(directory: HfDirectory) -> KeyMap:
 
 def draft_mae(directory: HfDirectory) -> Draft:
     """The directory in our words. Raises CheckpointError for what our networks do not have."""
+    with describing(directory, "MAE"):
+        return _draft(directory)
+
+
+def _draft(directory: HfDirectory) -> Draft:
+    """The same, with whatever errors a configuration makes."""
     directory.need(
         {"hidden_act": "gelu", "qkv_bias": True, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     )
@@ -117,7 +125,7 @@ def draft_mae(directory: HfDirectory) -> Draft:
     channels = int(directory.get("num_channels", 3))
     pixels, said = pixels_of(directory, channels, USUAL)
     data = DataConfig(image_size=(high, wide) if high != wide else high, channels=channels, **pixels)
-    recipe = build_recipe(directory, "MAE", data=data, **_recipe_parts(directory, patch, model))
+    recipe = Recipe(data=data, **_recipe_parts(directory, patch, model))
     return Draft(keymap.name, recipe, parts, (*said, *notes))
 
 
@@ -175,6 +183,11 @@ def save_mae_model(folder: str | Path, loaded: LoadedModel) -> Path:
         CheckpointError: transformers' MAE has no such model: images, class token, a table of positions, a pixel decoder.
         RunError: it cannot be written.
     """
+    return write_published(folder, publish_mae(loaded))
+
+
+def publish_mae(loaded: LoadedModel) -> Published:
+    """What :func:`save_mae_model` writes. Raises CheckpointError as there."""
     encoder, decoder = loaded.encoder, loaded.predictor
     check_image_encoder(encoder, "transformers' MAE", class_token=True)
     state, extras = state_of(encoder, "online"), {TABLE: their_table(encoder, 1)}
@@ -186,7 +199,7 @@ def save_mae_model(folder: str | Path, loaded: LoadedModel) -> Path:
         extras[DECODER_TABLE] = _decoder_table(decoder)
         config |= _decoder_config(loaded, encoder, decoder)
     tensors = keymap.inverse().apply(state, extras).tensors
-    return write_hf(folder, config, tensors, ("preprocessor_config.json", image_processor_of(loaded.config)))
+    return Published(config, tensors, (PROCESSOR, image_processor_of(loaded.config)))
 
 
 def _decoder_table(decoder: PixelDecoder) -> Tensor:

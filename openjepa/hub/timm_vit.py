@@ -12,21 +12,30 @@ from typing import Any
 
 from torch import Tensor
 
-from openjepa.config.schema import DataConfig, ModelConfig, NarrowPredictorConfig
+from openjepa.config.schema import DataConfig, ModelConfig, NarrowPredictorConfig, Recipe
 from openjepa.data import Normalise
 from openjepa.errors import CheckpointError, ConfigError
 from openjepa.hub.hf_directory import (
     Draft,
     HfDirectory,
     beside,
-    build_recipe,
+    describing,
     finish,
     ratio_of,
     read_config,
     read_weights,
 )
 from openjepa.hub.hf_pixels import kept_of, pixels_of
-from openjepa.hub.hf_vit import TABLE, TABLE_REASON, hidden_of, place_table, state_of, their_table, write_hf
+from openjepa.hub.hf_vit import (
+    TABLE,
+    TABLE_REASON,
+    Published,
+    hidden_of,
+    place_table,
+    state_of,
+    their_table,
+    write_published,
+)
 from openjepa.hub.keymaps import Drop, KeyMap, Rename, register_map
 from openjepa.hub.model_directory import LoadedModel, Which
 from openjepa.hub.tensorfile import read_tensors
@@ -85,6 +94,12 @@ def open_timm_model(path: str | Path, which: Which = "deployed", hints: Mapping[
 
 def draft_timm(directory: HfDirectory, hints: Mapping[str, Any]) -> Draft:
     """The directory in our words. Raises CheckpointError or ConfigError as :func:`open_timm_model`."""
+    with describing(directory, "vision transformer"):
+        return _draft(directory, hints)
+
+
+def _draft(directory: HfDirectory, hints: Mapping[str, Any]) -> Draft:
+    """The same, with whatever errors a configuration makes."""
     arguments = _arguments(directory)
     mapped = TIMM_VIT.apply(directory.tensors)
     tensors = {key.removeprefix("online."): value for key, value in mapped.tensors.items()}
@@ -96,9 +111,7 @@ def draft_timm(directory: HfDirectory, hints: Mapping[str, Any]) -> Draft:
     patch = stem.shape[-1]
     placed = place_table(table.tensor, (high // patch, wide // patch), token, directory.path)
     pixels, notes = _pixels(directory, stem.shape[1])
-    recipe = build_recipe(
-        directory,
-        "vision transformer",
+    recipe = Recipe(
         name="timm-vit",
         system="ijepa",
         data=DataConfig(image_size=(high, wide) if high != wide else high, channels=stem.shape[1], **pixels),
@@ -176,7 +189,9 @@ def _pixels(directory: HfDirectory, channels: int) -> tuple[dict[str, Any], tupl
     for name in ("mean", "std"):
         if len(cfg.get(name, ())) == channels:
             found[name] = tuple(cfg[name])
-    return found, (f"preprocessing is timm's: short side to crop/{found['eval_crop']:g}, {found['interpolation']}",)
+    return found, (
+        f"preprocessing as in timm's settings: short side to crop/{found['eval_crop']:g}, {found['interpolation']}",
+    )
 
 
 def save_timm_model(folder: str | Path, loaded: LoadedModel) -> Path:
@@ -188,10 +203,15 @@ def save_timm_model(folder: str | Path, loaded: LoadedModel) -> Path:
         CheckpointError: timm's ViT is no such encoder: images, a table of positions, epsilon 1e-6. RunError: it cannot be
             written.
     """
+    return write_published(folder, publish_timm(loaded))
+
+
+def publish_timm(loaded: LoadedModel) -> Published:
+    """What :func:`save_timm_model` writes: timm's configuration and its state dict. Raises CheckpointError as there."""
     encoder = loaded.encoder
     _check(encoder)
     tensors = TIMM_VIT.inverse().apply(state_of(encoder, "online"), {TABLE: their_table(encoder, 0)}).tensors
-    return write_hf(folder, _config(loaded, encoder), tensors)
+    return Published(_config(loaded, encoder), tensors)
 
 
 def _check(encoder: VisionTransformer) -> None:

@@ -21,13 +21,14 @@ from openjepa.config.schema import (
     ObjectiveConfig,
     PixelPredictorConfig,
     RandomTubeMask,
+    Recipe,
     TargetConfig,
 )
 from openjepa.errors import CheckpointError
 from openjepa.hub.as_method import as_method
-from openjepa.hub.hf_directory import Draft, HfDirectory, build_recipe, finish, read_hf_directory, set_epsilon
-from openjepa.hub.hf_pixels import clip_of, kept_of, pixels_of, video_processor_of
-from openjepa.hub.hf_vit import encoder_config, hidden_of, state_of, vit_blocks, write_hf
+from openjepa.hub.hf_directory import Draft, HfDirectory, describing, finish, read_hf_directory, set_epsilon
+from openjepa.hub.hf_pixels import PROCESSOR, clip_of, kept_of, pixels_of, video_processor_of
+from openjepa.hub.hf_vit import Published, encoder_config, hidden_of, state_of, vit_blocks, write_published
 from openjepa.hub.key_bias import AddBias, MergeBias
 from openjepa.hub.keymaps import Drop, KeyMap, Rename, Rule, register_map
 from openjepa.hub.mae_hf import heads_of
@@ -113,6 +114,12 @@ def map_of(directory: HfDirectory) -> KeyMap:
 
 def draft_videomae(directory: HfDirectory) -> Draft:
     """The directory in our words. Raises CheckpointError for what our networks do not have."""
+    with describing(directory, "VideoMAE"):
+        return _draft(directory)
+
+
+def _draft(directory: HfDirectory) -> Draft:
+    """The same, with whatever errors a configuration makes."""
     directory.need({"hidden_act": "gelu", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
     keymap = map_of(directory)
     mapped = keymap.apply(directory.tensors)
@@ -134,7 +141,7 @@ def draft_videomae(directory: HfDirectory) -> Draft:
         notes = (*notes, "no decoder in this file")
     elif not directory.get("norm_pix_loss", True):
         notes = (*notes, "its decoder predicts pixels between 0 and 1; our loss compares normalised ones")
-    recipe = build_recipe(directory, "VideoMAE", data=data, **_recipe_parts(directory))
+    recipe = Recipe(data=data, **_recipe_parts(directory))
     return Draft(keymap.name, recipe, parts, (*said, *notes))
 
 
@@ -186,6 +193,11 @@ def save_videomae_model(folder: str | Path, loaded: LoadedModel) -> Path:
         CheckpointError: transformers' VideoMAE has no such model: clips, counted positions, a pixel decoder without a bias in
             front. RunError: it cannot be written.
     """
+    return write_published(folder, publish_videomae(loaded))
+
+
+def publish_videomae(loaded: LoadedModel) -> Published:
+    """What :func:`save_videomae_model` writes. Raises CheckpointError as there."""
     encoder, decoder = loaded.encoder, loaded.predictor
     _check(encoder)
     state, keymap = state_of(encoder, "online"), VIDEOMAE_MODEL_HF
@@ -202,8 +214,7 @@ def save_videomae_model(folder: str | Path, loaded: LoadedModel) -> Path:
         ) from error
     if any(bool(drop.tensor.any()) for drop in written.dropped.values() if not drop.tensor.is_meta):
         _log.info("biases of the keys are left out: softmax does not see them, and VideoMAE has none")
-    processor = ("preprocessor_config.json", video_processor_of(loaded.config))
-    return write_hf(folder, config, written.tensors, processor)
+    return Published(config, written.tensors, (PROCESSOR, video_processor_of(loaded.config)))
 
 
 def _check(encoder: VisionTransformer) -> None:

@@ -25,7 +25,7 @@ from openjepa.config.schema import Recipe
 from openjepa.errors import CheckpointError
 from openjepa.hub.as_method import as_method
 from openjepa.hub.hf_directory import OURS, Draft, HfDirectory, finish, read_hf_directory
-from openjepa.hub.hf_vit import state_of, write_hf
+from openjepa.hub.hf_vit import Published, state_of, write_published
 from openjepa.hub.keymaps import KeyMap, Merge, Prefix, Rename, Rule, Unstack, register_map
 from openjepa.hub.model_directory import LoadedModel, Which, split_parts
 from openjepa.hub.provenance import PublishedProbe
@@ -148,7 +148,11 @@ def draft_vjepa2(directory: HfDirectory) -> Draft:
     weights = {key.removeprefix(_INSIDE): value for key, value in directory.tensors.items()}
     probe = {key: weights.pop(key) for key in list(weights) if key.startswith(_PROBE)}
     parts = split_parts(VJEPA2_HF.apply(weights).tensors)
-    notes = [] if directory.processor else ["no processor's settings in the directory: ImageNet statistics"]
+    notes = (
+        []
+        if directory.processor
+        else ["preprocessing as the authors evaluate: the directory has no processor's settings"]
+    )
     if directory.config.get(OURS) is None:
         notes.append(f"frames a second are not in the file: {FPS:g}, as in the published training")
     published = _published_probe(directory, probe) if probe else None
@@ -167,10 +171,15 @@ def save_vjepa2_model(folder: str | Path, loaded: LoadedModel) -> Path:
     Raises:
         CheckpointError: transformers has no such model; a predictor belongs to it. RunError: it cannot be written.
     """
+    return write_published(folder, publish_vjepa2(loaded))
+
+
+def publish_vjepa2(loaded: LoadedModel) -> Published:
+    """What :func:`save_vjepa2_model` writes. Raises CheckpointError as there."""
     if loaded.predictor is None:
         raise CheckpointError("transformers' V-JEPA 2 cannot hold this model: it has a predictor, and this model none")
     classifier, classes = _attentive(loaded)
-    return _write(folder, loaded.config, loaded.encoder, loaded.predictor, classifier, classes)
+    return _published(loaded.config, loaded.encoder, loaded.predictor, classifier, classes)
 
 
 def _attentive(loaded: LoadedModel) -> tuple[AttentiveClassifier | None, tuple[str, ...]]:
@@ -205,24 +214,23 @@ def save_vjepa2(
     encoder = getattr(method, part, None)
     if not isinstance(encoder, VisionTransformer):
         raise CheckpointError(f"cannot save '{folder}': the method has no {part} encoder")
-    return _write(folder, method.recipe, encoder, method.predictor, probe, classes)
+    return write_published(folder, _published(method.recipe, encoder, method.predictor, probe, classes))
 
 
-def _write(
-    folder: str | Path,
+def _published(
     recipe: Recipe,
     encoder: VisionTransformer,
     predictor: nn.Module,
     probe: AttentiveClassifier | None,
     classes: Sequence[str],
-) -> Path:
-    """Configuration, weights and processor, atomically."""
+) -> Published:
+    """Configuration, weights and processor."""
     config = config_of(recipe, encoder, probe, classes)
     theirs = VJEPA2_HF.inverse().apply(state_of(encoder, "online") | state_of(predictor, "predictor")).tensors
     if probe is not None:
         theirs = {f"{_INSIDE}{key}": value for key, value in theirs.items()}
         theirs |= VJEPA2_PROBE_HF.inverse().apply(probe.state_dict()).tensors
-    return write_hf(folder, config, theirs, (PROCESSOR, processor_of(recipe)))
+    return Published(config, theirs, (PROCESSOR, processor_of(recipe)))
 
 
 def _published_probe(directory: HfDirectory, weights: Mapping[str, Tensor]) -> PublishedProbe:

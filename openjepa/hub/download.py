@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import shutil
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -33,6 +34,7 @@ _CHUNK = 1 << 20  # bytes per read
 _TIMEOUT = 30.0  # seconds without a byte
 _TRIES = 5  # in a row, without any progress
 _SPARE = 64 << 20  # bytes that stay free on the disk
+_NO_NAME = "no network, or no such server"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CHECKSUM = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _UNSAFE = re.compile(r"[^\w.+=-]")
@@ -167,6 +169,7 @@ def _download(url: str, place: Path, expected: str | None) -> None:
     digest = file_sha256(part)
     if expected is not None and digest != expected:
         part.unlink()
+        _record(part).unlink(missing_ok=True)
         raise CheckpointError(
             f"{url} has the checksum {digest[:12]}…, not {expected[:12]}…: it was damaged on the way or is another file; "
             "nothing of it was kept"
@@ -194,7 +197,7 @@ def _receive_all(url: str, place: Path, part: Path) -> None:
         except (urllib.error.URLError, _CutError, HTTPException, TimeoutError, ConnectionError) as error:
             why = _reason(error)
         failures = 1 if _size(part) > before else failures + 1
-        if failures >= _TRIES:
+        if failures >= _TRIES or why == _NO_NAME:
             raise unreachable(url, place, why + (f"; {_size(part):,} bytes are kept" if _size(part) else ""))
         _log.info("%s: %s, taken up again at %d bytes", url, why, _size(part))
         time.sleep(min(0.5 * 2**failures, 8.0))
@@ -249,6 +252,8 @@ def _refusal(url: str, error: urllib.error.HTTPError) -> str:
 def _reason(error: Exception) -> str:
     """The cause in a few words."""
     cause = getattr(error, "reason", None) or error
+    if isinstance(cause, socket.gaierror):
+        return _NO_NAME  # waiting does not help
     text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
     return f"no network: {text}" if isinstance(error, urllib.error.URLError) else str(text)
 

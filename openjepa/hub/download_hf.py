@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from openjepa import __version__
 from openjepa.errors import CheckpointError, ConfigError
@@ -91,7 +92,8 @@ def _fetch(repo: str, revision: str | None, file: str | None) -> Path:
         raise ConfigError(
             f"'{repo}' has no model.safetensors or pytorch_model.bin: name one file, hf:{repo}/FILE ({_some(sizes)})"
         )
-    missing = [name for name in wanted if not isinstance(try_to_load_from_cache(repo, name, cache, info.sha), str)]
+    here = {name: try_to_load_from_cache(repo, name, cache, info.sha) for name in wanted}
+    missing = [name for name, path in here.items() if not isinstance(path, str)]
     check_space(cache, sum(sizes[name] for name in missing), f"'{repo}'")
     folder = Path(
         snapshot_download(
@@ -102,10 +104,22 @@ def _fetch(repo: str, revision: str | None, file: str | None) -> Path:
             endpoint=endpoint(),
             library_name="openjepa",
             library_version=__version__,
+            tqdm_class=_bar(),
         )
     )
     _check(folder, wanted, repo)
     return folder / file if file else folder
+
+
+def _bar() -> Any:
+    """Hugging Face's progress bar, where somebody watches."""
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": options.get("disable") or None})  # None: on a terminal
+
+    return Bar
 
 
 def _wanted(names: Iterable[str]) -> list[str]:

@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from openjepa.errors import ConfigError
+from openjepa.errors import CheckpointError, ConfigError, nearest
 from openjepa.hub.adapters import Foreign, is_foreign, open_encoder
+from openjepa.hub.catalogue import UNKNOWN, published
 from openjepa.hub.foreign_directory import foreign_directory, open_foreign_directory
 from openjepa.hub.imports import import_probe, import_weights
 from openjepa.hub.model_directory import DEPLOYED, LoadedModel, Which, load_model
+from openjepa.hub.resolve import Resolved, is_download, resolve, resolve_probe
+from openjepa.hub.timm_vit import is_timm_directory
 
 NATIVE = ("ijepa", "vjepa2", "vit_mae", "videomae")  # Hugging Face's model types that become models of ours
 
@@ -30,38 +33,87 @@ def open_any(
         CheckpointError: there is no such thing, it is damaged, or its weights do not match. ConfigError: ambiguous, or no
             such encoder in it. MissingExtra: a library it needs is not installed.
     """
-    opened = _open(str(what), which, hints)
-    if probe is None or isinstance(opened, Foreign):
+    opened = _open(str(what), which, dict(hints or {}))
+    if probe is None:
         return opened
-    return replace(opened, probe=import_probe(probe))
+    if isinstance(opened, Foreign):
+        raise ConfigError(f"{opened.name} is an encoder of another library: published probes are for models of ours")
+    return replace(opened, probe=import_probe(_probe_file(str(what), str(probe))))
 
 
-def _open(what: str, which: Which, hints: Mapping[str, Any] | None) -> LoadedModel | Foreign:
+def _probe_file(what: str, probe: str) -> Path:
+    """A file, a URL, or the task of a published probe for the model that was named."""
+    if Path(probe).exists():
+        return Path(probe)
+    if probe.startswith(("http://", "https://")):
+        return resolve(probe).path
+    if is_download(what):
+        return resolve_probe(what, probe)
+    raise CheckpointError(f"there is no probe '{probe}': give a file, or a task with a published model's name")
+
+
+def _open(what: str, which: Which, hints: Mapping[str, Any]) -> LoadedModel | Foreign:
     path = Path(what)
     if path.exists():
-        return _local(path, which, hints)
+        return _local(path, which, hints, _beside(path))
+    if is_download(what):
+        found = resolve(what)
+        return _local(found.path, which, {**found.hints, **hints}, found)
     if is_foreign(what):
         return open_encoder(what)
-    return load_model(path, which)
+    if "/" in what or "\\" in what:
+        return load_model(path, which)
+    known = [name for entry in published() for name in (entry.name, *entry.aliases)]
+    near = nearest(what, [*known, *(other.name for other in Path().iterdir())])
+    raise CheckpointError(f"there is no '{what}'{near}: no such run or file, no published model (openjepa models list)")
 
 
-def _local(
-    path: Path, which: Which, hints: Mapping[str, Any] | None, licence: str | None = None, name: str | None = None
-) -> LoadedModel | Foreign:
-    """What lies on the disk. licence, name: where a catalogue has them."""
-    if path.is_file() and path.name != DEPLOYED:
-        return import_weights(path, which=which, hints=hints, licence=licence, name=name)
+def _local(path: Path, which: Which, hints: Mapping[str, Any], origin: Resolved | None) -> LoadedModel | Foreign:
+    """What lies on the disk. origin: what a catalogue knows of it."""
+    native = path.is_file() and path.name != DEPLOYED
+    native = native or (path.is_dir() and (path / "checkpoint.pt").is_file())
+    native = native or is_timm_directory(path)
+    kind = None if native else _model_type(path)
+    if native or kind in NATIVE:
+        hints = {**(origin.hints if origin is not None else {}), **hints}
+        return _with_origin(import_weights(path, which=which, hints=hints), origin)
     tuned = foreign_directory(path)
     if tuned is not None:
         return open_foreign_directory(tuned)
-    kind = _model_type(path)
-    if kind in NATIVE:
-        return import_weights(path, which=which, hints=hints, licence=licence, name=name)
     if kind is not None:
-        return open_encoder(path)
-    if path.is_dir() and (path / "checkpoint.pt").is_file():
-        return import_weights(path, which=which, hints=hints, licence=licence, name=name)
+        foreign = open_encoder(path)
+        if origin is None:
+            return foreign
+        return replace(foreign, name=origin.source, licence=origin.licence or foreign.licence)
     return load_model(path, which)
+
+
+def _with_origin(loaded: LoadedModel, origin: Resolved | None) -> LoadedModel:
+    """The model with what the catalogue says of it."""
+    found = loaded.provenance
+    if origin is None or found is None:
+        return loaded
+    told = replace(
+        found,
+        source=origin.source,
+        licence=origin.licence or found.licence,
+        name=origin.name or found.name,
+        notes=(*found.notes, *origin.notes),
+        sha256=origin.sha256 or found.sha256,
+    )
+    return replace(loaded, provenance=told)
+
+
+def _beside(path: Path) -> Resolved | None:
+    """What the catalogue says of a file that was fetched by hand: published files have names of their own."""
+    if not path.is_file():
+        return None
+    for entry in published():
+        for source in entry.sources:
+            if source.kind == "official" and source.where.rpartition("/")[2] == path.name:
+                licence = None if entry.licence == UNKNOWN else entry.licence
+                return Resolved(path, str(path), entry, licence, entry.hints, (*source.notes, *entry.remarks))
+    return None
 
 
 def _model_type(path: Path) -> str | None:

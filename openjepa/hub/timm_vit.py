@@ -92,6 +92,15 @@ def open_timm_model(path: str | Path, which: Which = "deployed", hints: Mapping[
     return finish(directory, draft_timm(directory, hints or {}), which)
 
 
+def is_timm_directory(path: Path) -> bool:
+    """Whether a directory's ``config.json`` names an architecture as timm's do."""
+    try:
+        config = read_config(path)
+    except CheckpointError:
+        return False
+    return isinstance(config.get("architecture"), str) and "pretrained_cfg" in config
+
+
 def draft_timm(directory: HfDirectory, hints: Mapping[str, Any]) -> Draft:
     """The directory in our words. Raises CheckpointError or ConfigError as :func:`open_timm_model`."""
     with describing(directory, "vision transformer"):

@@ -15,6 +15,7 @@ from openjepa.config.schema import DataConfig, ModelConfig, NarrowPredictorConfi
 from openjepa.errors import CheckpointError, ConfigError
 from openjepa.hub.imports import import_weights, inspect_weights
 from openjepa.hub.model_directory import LoadedModel, load_model, save_model, split_parts
+from openjepa.hub.opening import open_own
 from openjepa.hub.timm_vit import open_timm_model, save_timm_model
 from openjepa.methods import build_method
 from openjepa.models.positions import sincos2d
@@ -99,7 +100,7 @@ def test_our_weights_there(changes: dict[str, Any], tmp_path: Path) -> None:
     assert tuple(network.pretrained_cfg["mean"]) == pytest.approx((0.1,) * 3)
     with torch.no_grad():
         close(patches(network, x), loaded.encoder.forward_features(x))
-        again = open_timm_model(folder)
+        again = open_own(folder)
         assert torch.equal(again.encoder.forward_features(x), loaded.encoder.forward_features(x))
     assert again.config.data.mean == pytest.approx((0.1,) * 3)
 

@@ -26,6 +26,7 @@ _ORDERS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+_ARRAYS: dict[str, Callable[[Any, float], Any]] = {**_ORDERS, "=": operator.eq, "!=": operator.ne}
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,16 @@ def allowed(
 
 def _meets(condition: Condition, values: Sequence[object] | NDArray[Any], rows: int) -> NDArray[np.bool_]:
     """Which values meet one condition. Each distinct value is looked at once: a million labels are few words."""
-    holds = _test(condition)
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
-        distinct, place = np.unique(values, return_inverse=True)  # all not-a-number are one
-        answers = np.array([holds(None if _absent(v) else v) for v in distinct.tolist()], np.bool_)
-        return answers[place] if len(answers) else np.zeros(rows, np.bool_)
+    number, holds = _number(condition.value), _test(condition)
+    if (
+        isinstance(values, np.ndarray)
+        and values.dtype.kind in "iuf"
+        and condition.sign in _ARRAYS
+        and number is not None
+    ):
+        met: NDArray[np.bool_] = _ARRAYS[condition.sign](values, number)  # not-a-number meets != alone
+        return met
+    values = values.tolist() if isinstance(values, np.ndarray) else values
     table = {value: holds(None if _absent(value) else value) for value in set(values)}
     return np.fromiter(map(table.__getitem__, values), np.bool_, count=rows)
 

@@ -37,6 +37,9 @@ def rows(*where: str) -> list[int]:
         (["label=elephant"], []),
         (["label>1"], []),
         (["start!=0"], [1, 2, 3]),
+        (["start~=^1"], [3]),
+        (["start=soon"], []),
+        (["start!=soon"], [0, 1, 2, 3]),
     ],
 )
 def test_conditions(where: list[str], found: list[int]) -> None:

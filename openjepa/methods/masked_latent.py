@@ -160,7 +160,8 @@ class MaskedLatent(Method):
         context = join_contexts(seen, group)
         assert isinstance(self.predictor, NarrowPredictor)
         tokens, whole_grid = group.mask_tokens, group.complement
-        return self.predictor.predict(context, query, tokens, whole_grid), query, context
+        image = self.online.is_image(images)
+        return self.predictor.predict(context, query, tokens, whole_grid, image), query, context
 
     def _encode(self, images: Tensor, keep: Ids) -> Tensor:
         """Visible tokens as the predictor reads them: ``(B, K_c, levels·D)``."""

@@ -263,13 +263,13 @@ class VisionTransformer(nn.Module):
             if x.ndim != 4:
                 raise ConfigError(f"this encoder takes images (B, C, H, W), not {tuple(x.shape)}")
             return plane
-        if self._is_image(x):
+        if self.is_image(x):
             return 1, *plane
         if x.shape[2] < self.tubelet_size:
             raise ConfigError(f"a clip of {x.shape[2]} frames is shorter than one tubelet of {self.tubelet_size}")
         return x.shape[2] // self.tubelet_size, *plane
 
-    def _is_image(self, x: Tensor) -> bool:
+    def is_image(self, x: Tensor) -> bool:
         """Whether an encoder of clips is shown an image: without an axis of time or, where images have a stem, one frame."""
         return x.ndim == 4 or (self.patch_embed_img is not None and x.shape[2] == 1)
 
@@ -277,7 +277,7 @@ class VisionTransformer(nn.Module):
         self, x: Tensor, keep: Ids | None, replace: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Tokens with positions, the key mask, and rotary positions where these are the positions."""
-        grid, image = self.grid_of(x), self._is_image(x)
+        grid, image = self.grid_of(x), self.is_image(x)
         stem = self.patch_embed if self.patch_embed_img is None or not image else self.patch_embed_img
         tokens = stem(x, keep)
         if replace is not None:

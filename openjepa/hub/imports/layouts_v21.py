@@ -12,6 +12,7 @@ from openjepa.hub.imports.layout import Layout, register_layout
 from openjepa.hub.imports.official import FPS, data_of, encoder_section
 from openjepa.hub.official_v21 import VJEPA21_DISTILLED, VJEPA21_OFFICIAL
 
+LEVELS = 4  # norms of tapped outputs in every published encoder, students too
 SIZE, FRAMES = 384, 64  # of all four published files, after the cool-down; rotary weights do not tell
 TRAINED_PIXELS = 256  # rows and columns of every image are scaled to the grid of this size
 
@@ -27,9 +28,19 @@ def is_distilled(contents: Contents) -> bool:
 
 
 def vjepa21_recipe(contents: Contents) -> Recipe:
-    """Architecture of a V-JEPA 2.1 file: everything but heads, image size and frames is in the shapes."""
+    """Architecture of a V-JEPA 2.1 file: everything but heads, image size and frames is in the shapes.
+
+    Raises:
+        CheckpointError: not four norms of tapped outputs: which blocks they belong to would be a guess.
+        ConfigError: a width whose heads are not known.
+    """
     section = _section(contents)
     assert section is not None
+    taps = contents.count(f"{section}.norms_block.")
+    if taps != LEVELS:
+        raise CheckpointError(
+            f"'{contents.path}' has {taps} norms of tapped outputs, not {LEVELS}: it is damaged or cut"
+        )
     facts: dict[str, Any] = encoder_facts(contents, section, ROTARY_HEADS)
     clip = ClipConfig(frames=int(contents.hint("frames", FRAMES)), fps=float(contents.hint("fps", FPS)))
     return Recipe(
@@ -41,7 +52,7 @@ def vjepa21_recipe(contents: Contents) -> Recipe:
             **facts,
             positions="rope3d",
             rope_grid=TRAINED_PIXELS // facts["patch_size"],
-            taps=contents.count(f"{section}.norms_block."),
+            taps=taps,
             image_stem=contents.has(f"{section}.patch_embed_img.proj.weight"),
             modality_embeddings=contents.has(f"{section}.img_mod_embed"),
         ),

@@ -1,4 +1,4 @@
-"""Write the reference pages that come from the code: recipe keys and recipes. ``make docs`` runs it before the site is built."""
+"""Write the reference pages that come from the code: recipe keys, recipes, published models. ``make docs`` runs it before the site is built."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from openjepa.config import KeyInfo, describe_schema, list_recipes
 from openjepa.config.text import shown
+from openjepa.hub.catalogue import families, published
 
 HERE = Path(__file__).resolve().parent / "reference"
 
@@ -52,11 +53,42 @@ def recipes_page() -> str:
     return "\n".join(lines)
 
 
+def models_page() -> str:
+    """Every published model, system by system."""
+    lines = [
+        "# Published models",
+        "",
+        "`openjepa models list` prints this table, `openjepa models show NAME` all that is known of one. Names and aliases go",
+        "into `openjepa.load`; see [Published weights](../how-to/published-weights.md). `unknown`: our references name no licence.",
+    ]
+    for family in families():
+        found = [entry for entry in published() if entry.family == family]
+        lines += ["", f"## {family}", "", f"{_cell(found[0].about)} ({found[0].paper}).", ""]
+        lines += ["| name | size | parameters | input | licence | sources | aliases |", "|---|---|---|---|---|---|---|"]
+        for entry in found:
+            more = f" + {entry.predictor_parameters / 1e6:.1f}" if entry.predictor_parameters else ""
+            size = f"{entry.resolution} px" + (f", {entry.frames} frames" if entry.frames else "")
+            where = "<br>".join(f"`{source}`" for source in entry.sources)
+            names = ", ".join(f"`{name}`" for name in entry.aliases)
+            cells = (
+                f"`{entry.name}`",
+                entry.size,
+                f"{entry.parameters / 1e6:,.1f}{more} M",
+                size,
+                entry.use(),
+                where,
+                names,
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
-    """Write both pages; returns 0."""
+    """Write the pages; returns 0."""
     HERE.mkdir(exist_ok=True)
     (HERE / "keys.md").write_text(keys_page(), encoding="utf-8")
     (HERE / "recipes.md").write_text(recipes_page(), encoding="utf-8")
+    (HERE / "models.md").write_text(models_page(), encoding="utf-8")
     return 0
 
 

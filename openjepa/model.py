@@ -314,10 +314,12 @@ class Model(AnyModel):
         self.normalise = Normalise.for_data(loaded.config.data)
 
     def __repr__(self) -> str:
-        height, width = self.config.image_hw
+        (height, width), points = self.config.image_hw, self.config.data.points
         encoder = self.encoder
-        clip = "" if self.clip is None else f"{self.clip.frames} frames of "
-        size = f"{encoder.embed_dim} wide, {encoder.depth} blocks, {clip}{height}×{width} px"
+        seen = f"{'' if self.clip is None else f'{self.clip.frames} frames of '}{height}×{width} px"
+        if points is not None:
+            seen = f"{points.groups} groups of {points.group_size} points"
+        size = f"{encoder.embed_dim} wide, {encoder.depth} blocks, {seen}"
         return f"Model({self.config.name}, {size}, from {self.loaded.source})"
 
     @property

@@ -28,9 +28,9 @@ class Share:
         """Hand every match to all networks that are there."""
         there = [any(key.startswith(owner) for key in work.pending) for owner in self.owners]
         for key, fields, tensor in work.take(f"{self.source}{{key:rest}}"):
-            for target, present in zip(self.targets, there, strict=True):
-                if present:
-                    work.put(target + fields["key"], tensor, key)
+            for number, target in enumerate(name for name, present in zip(self.targets, there, strict=True) if present):
+                # copies: networks that look alike today must not be one tomorrow, when one of them is trained
+                work.put(target + fields["key"], tensor.clone() if number else tensor, key)
 
     def inverse(self) -> Unshare:
         """One tensor again."""

@@ -89,11 +89,12 @@ NATIVE = {
 
 
 def is_native(folder: str | Path) -> bool:
-    """Whether a directory holds a system of ours in transformers' layout."""
+    """Whether a directory holds a system of ours in transformers' layout, as its configuration says."""
     try:
-        return read_config(Path(folder)).get("model_type") in NATIVE
+        config = read_config(Path(folder))
     except CheckpointError:
         return False
+    return config.get("model_type") in NATIVE
 
 
 def open_hf_model(folder: str | Path, which: Which = "deployed") -> LoadedModel:

@@ -12,12 +12,11 @@ from openjepa.errors import CheckpointError, ConfigError, nearest
 from openjepa.hub.adapters import Foreign, is_foreign, open_encoder
 from openjepa.hub.catalogue import UNKNOWN, published
 from openjepa.hub.foreign_directory import foreign_directory, open_foreign_directory
+from openjepa.hub.hf_native import is_native
 from openjepa.hub.imports import import_probe, import_weights
 from openjepa.hub.model_directory import DEPLOYED, LoadedModel, Which, load_model
 from openjepa.hub.resolve import Resolved, is_download, resolve, resolve_probe
 from openjepa.hub.timm_vit import is_timm_directory
-
-NATIVE = ("ijepa", "vjepa2", "vit_mae", "videomae")  # Hugging Face's model types that become models of ours
 
 
 def open_any(
@@ -74,7 +73,7 @@ def _local(path: Path, which: Which, hints: Mapping[str, Any], origin: Resolved 
     native = native or (path.is_dir() and (path / "checkpoint.pt").is_file())
     native = native or is_timm_directory(path)
     kind = None if native else _model_type(path)
-    if native or kind in NATIVE:
+    if native or is_native(path):
         hints = {**(origin.hints if origin is not None else {}), **hints}
         return _with_origin(import_weights(path, which=which, hints=hints), origin)
     tuned = foreign_directory(path)

@@ -127,7 +127,7 @@ def _draft(directory: HfDirectory) -> Draft:
     if directory.get("use_mean_pooling", True) and "norm.weight" not in parts.get("online", {}):
         raise CheckpointError(
             f"'{directory.path}' is a fine-tuned VideoMAE (use_mean_pooling): its tokens end without a norm, which our "
-            f"encoder has; judge it as it is with --model hf:{directory.path}"
+            "encoder has: take the weights it was tuned from (VideoMAEForPreTraining)"
         )
     notes: tuple[str, ...] = ()
     if not directory.get("qv_bias", directory.get("qkv_bias", True)):

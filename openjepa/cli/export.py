@@ -48,11 +48,23 @@ def export(
     ] = False,
     opset: Annotated[int | None, typer.Option(help="of ONNX", show_default=False)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier export")] = False,
+    push: Annotated[
+        str | None,
+        typer.Option("--push", help="instead of a local file: to ORG/NAME on the Hugging Face Hub", show_default=False),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="of a new repository on the Hub")] = False,
+    licence: Annotated[
+        str | None, typer.Option(help="of the weights, for the card, such as cc-by-nc-4.0", show_default=False)
+    ] = None,
 ) -> None:
     """Write a model for other programs, run both on random inputs, and print by how much they differ."""
     from openjepa.exporting import export as run_export
+    from openjepa.exporting import push as run_push
 
-    place = out or Path(default_name(model, format))
+    if push is not None and out is not None:
+        raise ConfigError("--push uploads and leaves nothing here, so it takes no --out: run it twice for both")
+    if push is None and (private or licence):
+        raise ConfigError(f"--{'private' if private else 'licence'} is for --push ORG/NAME")
     options: dict[str, Any] = {
         "which": which,
         "output": output,
@@ -64,7 +76,10 @@ def export(
         "opset": opset,
         "overwrite": overwrite,
     }
-    typer.echo(str(run_export(model, place, format, **options)))
+    if push is not None:
+        typer.echo(str(run_push(model, push, format, private=private, licence=licence, **options)))
+        return
+    typer.echo(str(run_export(model, out or Path(default_name(model, format)), format, **options)))
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from openjepa import __version__
 from openjepa.errors import ConfigError, nearest
+from openjepa.exporting.cards import licence_of, render_export_card
+from openjepa.exporting.directories import export_directory
 from openjepa.exporting.graph import OUTPUT_NAMES, ExportGraph, Output, build_graph, capture, frozen
 from openjepa.exporting.graph_files import Run, open_onnx, open_pt2, write_onnx, write_pt2
 from openjepa.exporting.inputs import Dynamic, InputPlan, plan_input
@@ -21,7 +23,7 @@ from openjepa.exporting.verify import check_export
 from openjepa.features import ClipOptions
 from openjepa.hub.model_directory import Which
 from openjepa.loading import load
-from openjepa.model import AnyModel, ForeignModel, Model
+from openjepa.model import AnyModel
 
 GRAPHS = ("onnx", "pt2")
 
@@ -66,8 +68,21 @@ def export(
         known = get_args(Format)
         raise ConfigError(f"no export format '{format}'{nearest(format, known)}: choose from {', '.join(known)}")
     path = Path(out)
+    if format not in GRAPHS:
+        set_ones = {
+            "preprocessing": preprocessing,
+            "as_images": as_images,
+            "size": size,
+            "frames": frames,
+            "opset": opset,
+        }
+        _refuse_graph_options(format, {**set_ones, "output": output != "patch", "dynamic": dynamic != "auto"})
     check_place(path, format not in GRAPHS, overwrite)
+    if isinstance(model, str | Path) and path.exists() and Path(model).exists() and path.samefile(model):
+        raise ConfigError(f"'{path}' is the model itself: name another --out")
     opened = load(model, which=which) if isinstance(model, str | Path) else model
+    if format not in GRAPHS:
+        return export_directory(opened, path, format, lambda done: render_export_card(opened, done))
     licence = licence_of(opened)
     if as_images:
         opened = opened.seen(ClipOptions(as_images=True))
@@ -75,6 +90,14 @@ def export(
     graph = build_graph(opened, output, preprocessing)
     about = describe(opened, plan, output, licence)
     return _export_graph(_on_cpu(graph), plan, path, format, OUTPUT_NAMES[output], about, opset)
+
+
+def _refuse_graph_options(format: str, given: Mapping[str, object]) -> None:
+    """Raise ConfigError for the first setting that a directory does not have."""
+    for name, value in given.items():
+        if value:
+            option = "--with-preprocessing" if name == "preprocessing" else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} is for onnx and pt2: a {format} directory holds the network as it is")
 
 
 def _export_graph(
@@ -138,11 +161,3 @@ def describe(model: AnyModel, plan: InputPlan, output: str, licence: str | None)
         if isinstance(value, Tensor):
             about[name] = ", ".join(f"{float(number):.6g}" for number in value.flatten())
     return about
-
-
-def licence_of(model: AnyModel) -> str | None:
-    """Of the weights, where their source says it."""
-    if isinstance(model, ForeignModel):
-        return model.foreign.licence
-    provenance = model.provenance if isinstance(model, Model) else None
-    return None if provenance is None else provenance.licence

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from openjepa.errors import ConfigError, nearest
 from openjepa.exporting.inputs import InputPlan
 from openjepa.model import AnyModel
-from openjepa.models.attentive import AttentiveClassifier
+from openjepa.models.attentive import ActionClassifier
 
 Output = Literal["patch", "pooled", "logits"]
 OUTPUT_NAMES = {"patch": "tokens", "pooled": "features", "logits": "logits"}
@@ -37,7 +37,8 @@ class ExportGraph(nn.Module):
         """See the class."""
         x = pixels if self.normalise is None else self.normalise(pixels)
         encoder: Any = self.encoder
-        tokens = encoder.forward_features(x)
+        asked = {"prefix": True} if getattr(self.head, "prefix", False) else {}  # a head that reads the class token
+        tokens = encoder.forward_features(x, **asked)
         if self.head is not None:
             return self.head(tokens)
         return tokens.mean(1) if self.pooled else tokens
@@ -57,7 +58,7 @@ def build_graph(model: AnyModel, output: Output, preprocessing: bool) -> ExportG
         if probe is None:
             raise ConfigError(f"{model.name} came without a classifier: its output is patch or pooled, not logits")
         head = probe.classifier
-        if not isinstance(head, AttentiveClassifier):
+        if isinstance(head, ActionClassifier):
             raise ConfigError(f"the classifier of {model.name} has several answers, and a graph has one: use patch")
     assert isinstance(model.encoder, nn.Module)
     return ExportGraph(model.encoder, model.normalise if preprocessing else None, output == "pooled", head)

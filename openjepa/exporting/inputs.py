@@ -89,10 +89,10 @@ class InputPlan:
         return torch.randn(shape, generator=generator)
 
     def describe(self) -> str:
-        """Such as ``images (batch, 3, height, width) float32``."""
+        """Such as ``images (batch, 3, height, width) float32, normalised``."""
         numbers = dict(zip(self.axes, self.shape(1), strict=True))
         names = [name if name in self.dynamic else str(numbers[name]) for name in self.axes]
-        return f"{self.name} ({', '.join(names)}) {'uint8' if self.preprocessing else 'float32'}"
+        return f"{self.name} ({', '.join(names)}) {'uint8' if self.preprocessing else 'float32, normalised'}"
 
 
 def plan_input(

@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import yaml
+
 from openjepa.config.schema import Recipe
+from openjepa.hub.provenance import Provenance
 
 LICENCE = (
     "These weights were made by the person who ran the training, and they are theirs: openjepa (Apache-2.0) claims no "
@@ -20,6 +23,7 @@ class ModelCard:
 
     step: finished optimizer steps. samples: images seen. data: what it was trained on, in words; none: the recipe's
     source. verdict: the health verdict in words. scores: name → share in 0..1 (``{"knn": 0.41}``). notes: sentences.
+    provenance: of weights that others published.
     """
 
     step: int | None = None
@@ -28,6 +32,26 @@ class ModelCard:
     verdict: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    provenance: Provenance | None = None
+
+
+def front_matter(entries: Mapping[str, object]) -> list[str]:
+    """The lines between ``---`` that model hubs read; entries that are None are left out."""
+    kept = {name: value for name, value in entries.items() if value is not None}
+    return ["---", *yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).splitlines(), "---"]
+
+
+def licence_words(provenance: Provenance | None) -> str:
+    """What a card says of the right to use weights that were trained here, or that somebody published."""
+    if provenance is None:
+        return LICENCE
+    told = (
+        f"Their licence is {provenance.licence}." if provenance.licence else "Their licence is not stated there: ask."
+    )
+    return (
+        f"These weights were published by others ({provenance.name or provenance.source}) and converted by openjepa, which "
+        f"claims no right in them. {told}"
+    )
 
 
 def render_card(recipe: Recipe, card: ModelCard, files: Mapping[str, str], architecture: Mapping[str, object]) -> str:
@@ -39,28 +63,34 @@ def render_card(recipe: Recipe, card: ModelCard, files: Mapping[str, str], archi
         for number, unit in ((card.step, "steps"), (card.samples, "images seen"))
         if number is not None
     )
+    origin, kind = card.provenance, "image" if recipe.frames is None else "video"
+    clip = "" if recipe.frames is None else f"{recipe.frames} frames, "
+    about = {
+        "license": None if origin is None or not origin.licence else origin.licence.lower(),
+        "library_name": "openjepa",
+        "tags": ["jepa", "self-supervised", f"{kind}-feature-extraction"],
+    }
     lines = [
-        "---",
-        "library_name: openjepa",
-        "tags: [jepa, self-supervised, image-feature-extraction]",
-        "---",
+        *front_matter(about),
         "",
-        f"# {recipe.name}",
+        f"# {recipe.name if origin is None else origin.name or recipe.name}",
         "",
-        f"An image encoder pretrained with openjepa, system `{recipe.system}`, recipe `{recipe.name}` ({recipe.form}), "
-        f"seed {recipe.seed}.",
+        f"An encoder of {kind}s pretrained with openjepa, system `{recipe.system}`, recipe `{recipe.name}` ({recipe.form}), "
+        f"seed {recipe.seed}."
+        if origin is None
+        else f"An encoder of {kind}s, system `{recipe.system}`: {origin}.",
         "",
         "| | |",
         "|---|---|",
         f"| encoder | {architecture['parameters']:,} parameters, width {architecture['embed_dim']}, "
         f"depth {architecture['depth']}, {architecture['heads']} heads, patch {recipe.model.patch_size} px |",
-        f"| input | {recipe.data.channels} channels, {height} × {width} px (other sizes work) |",
+        f"| input | {recipe.data.channels} channels, {clip}{height} × {width} px (other sizes work) |",
         f"| data | {data} |",
         f"| trained | {trained or 'not recorded'} |",
         f"| health | {card.verdict or 'not judged'} |",
         *(f"| {name} | {100 * value:.1f} % |" for name, value in card.scores.items() if math.isfinite(value)),
         "",
-        *(f"{note}\n" for note in card.notes),
+        *(f"{note}\n" for note in (*card.notes, *(origin.notes if origin else ()))),
         "```python",
         "import openjepa",
         "",
@@ -74,7 +104,7 @@ def render_card(recipe: Recipe, card: ModelCard, files: Mapping[str, str], archi
         "",
         "## Licence",
         "",
-        LICENCE,
+        licence_words(origin),
         "",
     ]
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,7 +28,7 @@ from openjepa.hub.card import ModelCard, render_card
 from openjepa.hub.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from openjepa.hub.checkpoint import Checkpoint, list_checkpoints, load_last, read_checkpoint
 from openjepa.hub.classifier import CLASSIFIER, ENTRY, pack_classifier, read_classifier
-from openjepa.hub.provenance import Provenance, PublishedProbe
+from openjepa.hub.provenance import Provenance, PublishedProbe, provenance_in
 from openjepa.hub.strict import load_strict
 from openjepa.hub.tensorfile import read_tensors
 from openjepa.models import build_encoder, build_predictor
@@ -118,6 +118,8 @@ def save_model(
         "recipe": recipe.model_dump(mode="json"),
         **(about or {}),
     }
+    if card.provenance is not None:
+        files[CONFIG]["provenance"] = asdict(card.provenance)
     if probe is not None:
         files[CLASSIFIER], files[CONFIG][ENTRY] = pack_classifier(probe)
     files[README] = render_card(recipe, card, {name: _CONTENT[name] for name in files}, architecture)
@@ -147,7 +149,8 @@ def load_model(path: str | Path, which: Which = "deployed", warn: Callable[[str]
     if (folder / CONFIG).is_file() and not _outdated(path, folder):
         parts, recipe, info = _read_model_directory(folder)
         probe = read_classifier(folder, info)
-        return assemble(parts, recipe, folder, which, info.get("card", {}).get("step"), info, probe=probe)
+        step = info.get("card", {}).get("step")
+        return assemble(parts, recipe, folder, which, step, info, provenance_in(info), probe)
     checkpoint = _find_checkpoint(path, warn)
     if "model" not in checkpoint.tensors:
         raise CheckpointError(f"'{checkpoint.path}' holds no model, only {', '.join(checkpoint.tensors) or 'states'}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from openjepa.models.attentive import ActionClassifier, AttentiveClassifier
 from openjepa.models.linear_head import LinearHead
@@ -29,6 +31,18 @@ class Provenance:
     def __str__(self) -> str:
         """One line: what, whose encoder, under which licence."""
         return f"{self.name or self.source} ({self.layout}, {self.which}), licence of the weights: {self.licence or 'unknown'}"
+
+
+def provenance_in(info: Mapping[str, Any]) -> Provenance | None:
+    """The ``provenance`` entry of a model directory's ``config.json``; None where it has none that can be read."""
+    found = info.get("provenance")
+    if not isinstance(found, Mapping):
+        return None
+    known = {entry.name for entry in fields(Provenance)}
+    told: dict[str, Any] = {
+        name: tuple(value) if name == "notes" else value for name, value in found.items() if name in known
+    }
+    return Provenance(**told) if {"source", "layout", "which"} <= told.keys() else None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``openjepa data inspect|verify``: what a folder of images or videos holds, and whether all of it can be read."""
+"""``openjepa data inspect|verify|convert``: what a folder holds, whether all of it can be read, and the same in shards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -201,3 +201,29 @@ def verify_command(
         console.print(f"{result.ok:,} of {total:,} {result.kind}s are readable, {len(result.bad):,} bad ({what})")
     if result.bad or result.unreadable:
         raise typer.Exit(1)
+
+
+@app.command("convert")
+def convert_command(
+    data: Data,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="a new folder for the shards")],
+    format: Annotated[
+        Literal["webdataset", "parquet"], typer.Option(help="tars, or Parquet files as the datasets library has them")
+    ] = "webdataset",
+    shard_mb: Annotated[float, typer.Option(help="megabytes of a shard, about")] = 256.0,
+    check: Annotated[bool, typer.Option("--check", help="decode every file first and leave out the bad ones")] = False,
+    split: Annotated[Literal["train", "val"] | None, typer.Option(help="of a folder that has both")] = None,
+    video: Video = None,
+) -> None:
+    """Copy images or videos into shards, read back and compared. Killed, the same command goes on."""
+    from openjepa.data.convert import convert
+
+    with _progress("converting") as on_progress:
+        done = convert(
+            data, out, format=format, shard_mb=shard_mb, check=check, split=split, video=video, on_progress=on_progress
+        )
+    console = _console()
+    _show_bad(console, dict(done.bad), "left out")
+    there = len(done.shards) - done.written
+    before = f", {there:,} were there already" if there else ""
+    console.print(f"{done.items:,} items, {done.bytes / 1e6:,.1f} MB in {len(done.shards):,} shards in {out}{before}")

@@ -20,6 +20,7 @@ from PIL import Image
 from openjepa.data.arrays import channels_last
 from openjepa.data.channels import UnreadableImageError
 from openjepa.data.clips import Clips, UnreadableVideoError
+from openjepa.data.image_shards import ParquetImages, ShardImages
 from openjepa.data.readers import pillow_formats
 from openjepa.data.sources import FileSource, Source, open_source
 from openjepa.data.video_inspection import VideoInfo, VideoSummary, holds_videos, summarise, video_info
@@ -279,6 +280,9 @@ def inspect(
             out.duplicates = _duplicates(source, sizes)
         return out
     count, height, width = source.read(0).shape
+    if isinstance(source, ShardImages | ParquetImages):
+        out.formats = {"in shards (data verify reads each)": len(source)}
+        return out
     out.width, out.height = Spread(width, width, width), Spread(height, height, height)
     out.formats, out.channels = {"generated": len(source)}, {str(count): len(source)}
     return out

@@ -18,6 +18,7 @@ from torch import Tensor
 from openjepa.data.channels import UnreadableImageError
 from openjepa.data.clips import Clips
 from openjepa.data.frame_folder import is_pattern
+from openjepa.data.image_shards import ParquetImages, ShardImages, converted, is_parquet
 from openjepa.data.listing import LIST_SUFFIXES, Listing, PathTable, list_file, list_folder, missing_path
 from openjepa.data.readers import is_image_name, read_image
 from openjepa.data.scene_clips import SceneClips
@@ -243,8 +244,8 @@ def open_source(
 
     Args:
         data: a folder (nested or flat; its first-level subfolders are classes when there are at least two and no image
-            lies beside them), a list file (.txt .lst .csv .tsv), one image, or ``scenes`` (a folder of that name:
-            ``./scenes``).
+            lies beside them), a list file (.txt .lst .csv .tsv), one image, shards (``x-{000..010}.tar`` or ``.parquet``, or
+            what ``openjepa data convert`` wrote), or ``scenes`` (a folder of that name: ``./scenes``).
         channels: channels of every sample.
         split: of a folder with ``train/`` and ``val/`` (or ``test/``) inside, a list with a split column, or
             ``scenes``. By default such a folder means its ``train/``, and ``source.note`` says so.
@@ -263,8 +264,14 @@ def open_source(
         return SceneSource(
             4096 if count is None else count, scene_size, seed, split=split or "train", channels=channels
         )
+    name = os.fspath(data)
     path = Path(data).expanduser()
     try:
+        name = converted(path) or name
+        if is_shards(name):
+            return ShardImages.open(name, channels)
+        if is_parquet(name):
+            return ParquetImages.open(name, channels)
         if path.is_dir():
             return FileSource.of(list_folder(path, split), str(path), channels)
         if not path.exists():
@@ -295,7 +302,10 @@ def _open_videos(
     name = os.fspath(data)
     path = Path(data).expanduser()
     try:
-        if path.is_dir():
+        name = converted(path) or name
+        if is_parquet(name):
+            raise DataError(f"{name}: clips are read at random from .tar shards, not from Parquet files")
+        if path.is_dir() and not is_shards(name):
             return VideoSource.of(list_video_folder(path, split), str(path), clip, channels)
         if is_shards(name):
             listing, members = list_shards(name)

@@ -15,11 +15,12 @@ from PIL import Image
 
 from openjepa.data.clips import Clips, Timeline, UnreadableVideoError
 from openjepa.data.frame_folder import FrameFolder, is_pattern
+from openjepa.data.image_shards import converted, is_parquet
 from openjepa.data.listing import LIST_SUFFIXES, Listing, choose_split, scan
 from openjepa.data.readers import is_image_name
 from openjepa.data.sources import Source, Subset
 from openjepa.data.video_listing import is_video_name
-from openjepa.data.video_shards import is_shards
+from openjepa.data.video_shards import holds_member, is_shards
 from openjepa.data.video_source import VideoSource
 from openjepa.errors import DataError
 
@@ -84,7 +85,15 @@ def holds_videos(data: str | os.PathLike[str]) -> bool:
     """
     name = os.fspath(data)
     path = Path(data).expanduser()
-    if is_shards(name) or (is_pattern(name) and not path.exists()):
+    name = converted(path) or name
+    if is_shards(name):
+        try:
+            return holds_member(name, is_video_name) or not holds_member(name, is_image_name)
+        except DataError:  # opening it says what is wrong
+            return True
+    if is_parquet(name):
+        return False
+    if is_pattern(name) and not path.exists():
         return True
     if path.is_dir():
         root, _ = choose_split(path, None)

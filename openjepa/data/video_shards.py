@@ -1,7 +1,7 @@
-"""WebDataset shards: plain ``.tar`` files of videos with their labels beside them, read at random.
+"""WebDataset shards: plain ``.tar`` files of videos or images with their labels beside them, read at random.
 
 The members of a sample follow each other and share the name up to its first dot: ``000123.mp4``, ``000123.cls``. Only the
-headers of the tar are read to find them, once; a video is then decoded from its place in the shard.
+headers of the tar are read to find them, once; a sample is then decoded from its place in the shard.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,8 +24,9 @@ from openjepa.data.video_listing import is_video_name
 from openjepa.errors import DataError
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_LABEL_KEYS = ("label", "class_name", "class", "cls", "target", "category", "y")
+_LABEL_KEYS = ("class_name", "label", "class", "cls", "target", "category", "y")
 _MOST_LABEL_BYTES = 1 << 16  # a label file is small; anything longer is another thing
+_EXAMPLES = {"videos": "name.mp4, .avi, .webm", "images": "name.jpg, .png, .webp"}
 _CLASS_SHARE = 0.5  # .txt members are class names when at most this share of them differs, else captions
 
 
@@ -58,6 +59,15 @@ def expand(pattern: str) -> list[Path]:
     return found
 
 
+def holds_member(pattern: str, accepts: Callable[[str], bool]) -> bool:
+    """Whether the first shard of a pattern has a member of that kind.
+
+    Raises:
+        DataError: no shard, or not a plain tar.
+    """
+    return any(sample.videos for sample in _samples(expand(pattern)[0], accepts))
+
+
 @dataclass
 class _Sample:
     """One sample of a shard: its videos, and the label beside them."""
@@ -81,7 +91,7 @@ def _label_of(ending: str, data: bytes) -> str | None:
     return str(found) if isinstance(found, str | int) and not isinstance(found, bool) else None
 
 
-def _samples(shard: Path) -> Iterator[_Sample]:
+def _samples(shard: Path, accepts: Callable[[str], bool]) -> Iterator[_Sample]:
     """Samples of a shard, in order.
 
     Raises:
@@ -99,7 +109,7 @@ def _samples(shard: Path) -> Iterator[_Sample]:
                     yield sample
                     key, sample = own, _Sample()
                 ending = ending.lower()
-                if is_video_name(f"x.{ending}"):
+                if accepts(f"x.{ending}"):
                     start = member.offset_data
                     sample.videos.append((member.name, start, start + member.size))
                 elif ending in ("cls", "json", "txt") and member.size <= _MOST_LABEL_BYTES:
@@ -127,8 +137,10 @@ class Members:
     places: NDArray[np.int64]
 
 
-def list_shards(pattern: str) -> tuple[Listing, Members]:
-    """Videos of all shards of a pattern, and where they lie.
+def list_shards(
+    pattern: str, accepts: Callable[[str], bool] = is_video_name, noun: str = "videos"
+) -> tuple[Listing, Members]:
+    """Videos (or images) of all shards of a pattern, and where they lie.
 
     Labels come from ``.cls`` or ``.json`` members, or from ``.txt`` when its texts are few (else they are captions).
 
@@ -143,16 +155,14 @@ def list_shards(pattern: str) -> tuple[Listing, Members]:
     texts: list[str | None] = []
     names = tuple(os.path.relpath(shard.absolute(), root) for shard in shards)
     for number, shard in enumerate(shards):
-        for sample in _samples(shard):
+        for sample in _samples(shard, accepts):
             for name, start, end in sample.videos:
                 paths.append(f"{names[number]}/{name}")
                 places.append((number, start, end))
                 labels.append(sample.label)
                 texts.append(sample.text)
     if not paths:
-        raise DataError(
-            f"{pattern} holds no videos: looked for members as name.mp4, .avi, .webm in {len(shards)} shards"
-        )
+        raise DataError(f"{pattern} holds no {noun}: looked for members as {_EXAMPLES[noun]} in {len(shards)} shards")
     if not any(labels) and len(set(texts)) <= _CLASS_SHARE * len(texts):
         labels = texts
     classes, numbers = number_labels(labels)

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from openjepa import __version__
 from openjepa.errors import CheckpointError, ConfigError
 from openjepa.hub.atomic import sha256 as file_sha256
 from openjepa.hub.atomic import write_file
@@ -206,7 +205,7 @@ def _receive_all(url: str, place: Path, part: Path) -> None:
 def _receive(url: str, part: Path) -> None:
     """One request: the file from where ``part`` ends, if it is still the same file, else from its beginning."""
     have, known = _size(part), _read_json(_record(part))
-    headers = {"User-Agent": f"openjepa/{__version__}", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": "openjepa", "Accept-Encoding": "identity"}
     if have and known.get("total") == have:
         return
     if have and known.get("validator"):

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from openjepa import __version__
 from openjepa.errors import CheckpointError, ConfigError
 from openjepa.hub.atomic import sha256
 from openjepa.hub.download import check_space, disk_error, is_offline, weights_root
@@ -103,7 +102,6 @@ def _fetch(repo: str, revision: str | None, file: str | None) -> Path:
             cache_dir=cache,
             endpoint=endpoint(),
             library_name="openjepa",
-            library_version=__version__,
             tqdm_class=_bar(),
         )
     )

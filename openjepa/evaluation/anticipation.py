@@ -118,15 +118,17 @@ class Foreseeing(nn.Module):
         """``(B, C, T, H, W)`` normalised → ``(B, N + M, D)``: N tokens of the clip, M = ahead·h·w of the future."""
         if keep is not None:
             raise ConfigError(f"{NAME} sees whole clips: masks need the encoder alone")
-        seen = self.encoder.forward_features(x)  # (B, N, D)
+        levels = self.predictor.levels  # what it reads and says are so many levels, joined; the last is the features
+        read = self.encoder.forward_features(x) if levels == 1 else self.encoder.forward_levels(x, levels=levels)
+        seen = read[..., -self.embed_dim :]  # (B, N, D)
         t, h, w = self.encoder.grid_of(x)
         rows, plane = len(x), h * w
         ids = torch.arange(t * plane, device=x.device).expand(rows, -1)
         first = t * plane + self.offset * plane
         query = torch.arange(first, first + self.ahead * plane, device=x.device).expand(rows, -1)
         grid = t + self.offset + self.ahead, h, w  # positions go on beyond the clip
-        context = Tokens(seen, grid, Ids(ids))
-        future = self.predictor.predict(context, Ids(query), mask_tokens=(self.token,))
+        context = Tokens(read, grid, Ids(ids))
+        future = self.predictor.predict(context, Ids(query), mask_tokens=(self.token,))[..., -self.embed_dim :]
         return torch.cat([seen, future.to(seen.dtype)], dim=1)
 
     forward = forward_features
@@ -218,7 +220,7 @@ def _timed(clips: Clips | None) -> Clips:
 
 def _check_predictor(predictor: nn.Module, width: int) -> None:
     """Raise ConfigError for what does not predict tokens of the encoder's width at given places."""
-    if not isinstance(predictor, NarrowPredictor) or predictor.predictor_proj.out_features != width:
+    if not isinstance(predictor, NarrowPredictor) or predictor.predictor_proj.out_features != predictor.levels * width:
         raise ConfigError(
             f"{NAME} asks a predictor of hidden features for those of the future, and {type(predictor).__name__} gives none"
         )

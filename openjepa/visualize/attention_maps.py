@@ -103,6 +103,16 @@ def encoder_attention(
     )  # fmt: skip
 
 
+def _read(encoder: Any, predictor: Any, images: Tensor, keep: Ids, prefix: bool) -> Tensor:
+    """Visible tokens as a predictor reads them: the features, or several levels joined (V-JEPA 2.1)."""
+    levels = getattr(predictor, "levels", 1)
+    if levels > 1:
+        joined: Tensor = encoder.forward_levels(images, keep, levels)
+        return joined
+    features: Tensor = encoder.forward_features(images, keep=keep, **({"prefix": True} if prefix else {}))
+    return features
+
+
 def predictor_attention(
     encoder: Any,
     predictor: Any,
@@ -130,8 +140,7 @@ def predictor_attention(
     query, places = hidden_queries(group, len(images), patch)
     context = group.contexts[0]
     with torch.no_grad():
-        options = {"prefix": True} if prefix else {}
-        visible = Tokens(encoder.forward_features(images, keep=context, **options), group.grid, context)
+        visible = Tokens(_read(encoder, predictor, images, context, prefix), group.grid, context)
     found: list[Tensor] = []
     asked_with = {"mask_tokens": group.mask_tokens[:1]} if group.mask_tokens else {}
     watch(predictor, lambda: predictor.predict(visible, query, **asked_with), lambda _, w: found.append(w), [number])

@@ -101,11 +101,9 @@ def _from_teacher(contents: Contents) -> bool:
     return "ema_encoder" in contents.sections() or contents.has("predictor.predictor_embed.weight")
 
 
-_AS_TRAINED = (
-    "preprocessing: ImageNet mean and deviation, short side to crop·256/224, centre crop, as the authors evaluate"
-)
+_AS_TRAINED = "prepared as its authors evaluate: ImageNet mean and deviation, short side to crop·256/224, centre crop"
 _SIZE = f"rotary weights hold no image size: {SIZE} px and {FRAMES} frames unless hints say otherwise"
-_IMAGES = "images go through a stem of their own: give them without an axis of time, or as clips of one frame"
+_IMAGES = "images have a stem of their own: as_images=True (--as-images) takes it"
 _GRID = "the predictor scales its grid to 256 px as training does; torch.hub builds it without"
 _TEACHER = "distilled: the predictor speaks of the teacher's features (ViT-G, 1664 channels), not of this encoder's"
 

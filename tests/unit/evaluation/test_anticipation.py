@@ -16,7 +16,8 @@ from openjepa.errors import ConfigError, DataError
 from openjepa.evaluation.anticipation import Foreseeing, Foresight, Observed, anticipate
 from openjepa.evaluation.attentive import ProbeGrid
 from openjepa.evaluation.request import Bench
-from openjepa.models import NarrowPredictor
+from openjepa.models import NarrowPredictor, VisionTransformer
+from openjepa.models.positions import Positions
 from openjepa.types import Ids, Tokens
 from tests.tiny_video import coloured_videos, video_model
 from tests.video_files import read_numbers, write_video
@@ -75,6 +76,23 @@ def test_the_mask_token_must_be_there(place):
         Foreseeing(model.encoder, model.predictor, 0, Foresight(mask_token=5))
     one = NarrowPredictor(embed_dim=24, grid=(2, 2, 2), dim=24, depth=1, heads=2)
     assert Foreseeing(model.encoder, one, 0, Foresight(mask_token=1)).token == 0
+
+
+def test_of_several_levels_the_last_is_the_feature():
+    torch.manual_seed(0)
+    options = {"image_size": (16, 16), "frames": 4, "patch_size": 8, "dim": 24, "depth": 2, "heads": 2, "taps": 2}
+    encoder = VisionTransformer(**options, positions=Positions("rope3d")).eval()
+    predictor = NarrowPredictor(
+        embed_dim=24, grid=(2, 2, 2), dim=24, depth=1, heads=2, levels=2, positions=Positions("rope3d")
+    )
+    x = torch.randn(2, 3, 4, 16, 16)
+    with torch.no_grad():
+        tokens = Foreseeing(encoder, predictor, 1, Foresight()).forward_features(x)
+        ids, query = (torch.arange(*ends).expand(2, -1) for ends in ((0, 8), (12, 16)))
+        context = Tokens(encoder.forward_levels(x), (4, 2, 2), Ids(ids))
+        wanted = predictor.predict(context, Ids(query))[..., 24:]
+    assert torch.equal(tokens[:, :8], encoder.forward_features(x))
+    torch.testing.assert_close(tokens[:, 8:], wanted)
 
 
 class Clock(nn.Module):

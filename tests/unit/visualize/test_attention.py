@@ -167,6 +167,13 @@ def test_a_hidden_patch_asks_the_visible_ones(valid: bool) -> None:
     assert all(not maps.seen[row][cell] for row, cell in enumerate(middle.queries or ()))
 
 
+def test_a_predictor_of_several_levels_reads_them_all() -> None:
+    model, images, group = _vit(taps=2), _images(2), _group(False)
+    predictor = NarrowPredictor(embed_dim=16, grid=GRID, dim=8, depth=2, heads=2, levels=2).eval()
+    maps = predictor_attention(model, predictor, images, group)
+    np.testing.assert_allclose(np.nansum(maps.values, (2, 3)) + maps.elsewhere, 1, rtol=1e-5)
+
+
 def test_mistakes_are_named() -> None:
     model, images = _vit(), _images(2)
     predictor = NarrowPredictor(embed_dim=16, grid=GRID, dim=8, depth=1, heads=2).eval()

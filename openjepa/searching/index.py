@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ class Index:
         """The ``k`` rows most like each unit query ``(Q, D)``, or as many as are allowed.
 
         Returns:
-            cosines ``(Q, k)`` and rows ``(Q, k)``; row −1 where the approximate index found fewer.
+            cosines ``(Q, k)`` and rows ``(Q, k)``.
 
         Raises:
             DataError: no row is allowed.
@@ -100,7 +101,10 @@ class Index:
         few = rows is not None and (count <= _FEW or count <= _RARE * len(self))
         if self.approximate is None or few or k > len(self) // 20:
             return exact_topk(self.unit, queries, k, rows=rows)
-        return self.approximate.topk(queries, k, allowed=allowed)
+        cosine, found = self.approximate.topk(queries, k, allowed=allowed)
+        if (found < 0).any():  # the lists that were read held fewer than k allowed rows
+            return exact_topk(self.unit, queries, k, rows=rows)
+        return cosine, found
 
 
 def open_table(
@@ -155,14 +159,11 @@ def _write_vectors(place: Path, table: Table, centre: bool) -> Index:
     clean_stale(place.parent)
     mean = mean_of(table) if centre else None
     with new_directory(place) as scratch:
-        shape = (len(table), table.width)
-        unit = np.lib.format.open_memmap(scratch / _VECTORS, mode="w+", dtype=np.float32, shape=shape)
-        start = 0
-        for block in table.stream():
-            unit[start : start + len(block)] = _checked(table, block, mean)
-            start += len(block)
-        unit.flush()
-        del unit
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(table), table.width)}
+        with (scratch / _VECTORS).open("wb") as file:  # not through a memory map: a full disk would kill the process
+            np.lib.format.write_array_header_2_0(file, header)
+            for block in table.stream():
+                file.write(_checked(table, block, mean).astype("<f4", copy=False).data)
         if mean is not None:
             np.save(scratch / _MEAN, mean)
         _describe(scratch, {"signature": table.signature, "rows": len(table), "width": table.width, "centre": centre})
@@ -177,9 +178,17 @@ def _add_lists(place: Path, built: Approximate) -> None:
     with new_directory(place) as scratch:
         for name in (_VECTORS, _MEAN):
             if (place / name).is_file():
-                os.link(place / name, scratch / name)
+                _link(place / name, scratch / name)
         built.save(scratch / _LISTS)
         _describe(scratch, {**about, "tuning": asdict(built.tuning)})
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link where the file system has them, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _describe(folder: Path, about: dict[str, Any]) -> None:

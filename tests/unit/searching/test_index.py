@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +136,44 @@ def test_a_folder_that_cannot_be_written_is_one_line(store: ArrayStore, tmp_path
     with pytest.raises(RunError) as caught:
         open_index(store, approximate=False, keep=tmp_path / "file" / "x")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("_small")
+def test_a_killed_build_leaves_nothing_that_is_taken_for_an_index(store: ArrayStore) -> None:
+    """The process dies in the middle of the vectors, as by kill -9: the next question builds from the start."""
+    place = store.path.with_name("f.npz.search")
+    if os.fork() == 0:
+        whole = store.chunks
+        store.chunks = lambda rows=7: (part if n < 40 else os._exit(9) for n, part in enumerate(whole()))  # type: ignore[method-assign, misc, assignment]
+        store.meta = {**store.meta}
+        index_file.mean_of = lambda table: np.zeros(12)  # type: ignore[assignment]
+        open_index(store, approximate=False)
+        os._exit(0)
+    assert os.WEXITSTATUS(os.wait()[1]) == 9
+    assert not place.exists()
+    assert [path.name for path in place.parent.iterdir() if path.name.startswith(".new-")]
+    found = search(open_index(store, approximate=False), "a/0007.png")
+    assert len(found) == 10
+    assert not [path for path in place.parent.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.usefixtures("_small")
+def test_a_disk_that_gets_full_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk."""
+    resource = pytest.importorskip("resource")
+    store = make_store(tmp_path / "f.npz", np.random.default_rng(0).standard_normal((4000, 16)))
+    report = tmp_path / "said"
+    if os.fork() == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            open_index(store, approximate=False)
+        except RunError as error:
+            report.write_text(str(error))
+        os._exit(0)
+    assert os.wait()[1] == 0
+    assert "larger than this process may write" in report.read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["said"]
 
 
 @pytest.mark.usefixtures("_small")

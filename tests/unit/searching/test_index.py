@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +227,22 @@ def test_the_approximate_index_keeps_to_conditions(tmp_path: Path, monkeypatch: 
     true = search(open_index(store, approximate=False), "a/0011.png", where=["label=cat"], k=20)
     assert {hit.label for hit in found.hits} == {"cat"}
     assert len({h.row for h in found.hits} & {h.row for h in true.hits}) >= 18
+
+
+@pytest.mark.usefixtures("_small")
+def test_conditions_far_from_the_query_still_get_all_their_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cats and dogs lie apart: the lists near a cat hold no dog at all."""
+    pytest.importorskip("faiss", reason="the extra 'search' is not installed")
+    monkeypatch.setattr(index_file, "_FEW", 10)
+    values = np.random.default_rng(4).standard_normal((2000, 8)) * 0.3
+    values[::2, 0] += 5
+    values[1::2, 0] -= 5
+    store = make_store(tmp_path / "f.npz", values)
+    index, exact = open_index(store), open_index(store, approximate=False)
+    assert index.approximate is not None
+    index.approximate.tuning = replace(index.approximate.tuning, probes=1)
+    near, true = (search(i, "a/0010.png", where=["label=dog"], k=15) for i in (index, exact))
+    assert near.hits == true.hits
+    assert len(near) == 15

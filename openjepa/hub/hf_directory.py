@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -17,7 +18,9 @@ from openjepa.config.schema import Recipe
 from openjepa.errors import CheckpointError, OpenJepaError, nearest
 from openjepa.hub.model_directory import LoadedModel, Which, assemble
 from openjepa.hub.provenance import Provenance, PublishedProbe
+from openjepa.hub.strict import load_strict
 from openjepa.hub.tensorfile import read_tensors
+from openjepa.models.linear_head import LinearHead, Pooling
 
 CONFIG = "config.json"
 PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
@@ -54,6 +57,12 @@ class HfDirectory:
         for key, value in wanted.items():
             if self.get(key, value) != value:
                 raise CheckpointError(f"'{self.path}': {key} is {self.config[key]!r}, and our encoder has {value!r}")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of a classifier's classes, in the order of its logits."""
+        labels = self.get("id2label", {})
+        return tuple(str(labels[key]) for key in sorted(labels, key=int))
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -180,10 +189,19 @@ def set_epsilon(loaded: LoadedModel, norm: str, eps: float) -> LoadedModel:
     return loaded
 
 
-def with_note(loaded: LoadedModel, note: str) -> LoadedModel:
-    """The model with one more thing to know."""
-    assert loaded.provenance is not None
-    return replace(loaded, provenance=replace(loaded.provenance, notes=(*loaded.provenance.notes, note)))
+def linear_probe(directory: HfDirectory, weights: Mapping[str, Tensor], pooling: Pooling = "mean") -> PublishedProbe:
+    """A linear classifier that lies in the same file, on the mean of the patch tokens or on the class token.
+
+    Raises:
+        CheckpointError: weight or bias is missing.
+    """
+    shape = weights["weight"].shape if "weight" in weights else ()
+    if len(shape) != 2:
+        raise CheckpointError(f"'{directory.path}' has a classifier without weights: it is damaged or cut")
+    with torch.random.fork_rng(devices=[]):
+        head = LinearHead(shape[1], shape[0], pooling)
+    load_strict(head, weights)
+    return PublishedProbe(head.eval(), directory.classes, str(directory.path))
 
 
 def licence_of(folder: Path) -> str | None:

@@ -23,6 +23,7 @@ from openjepa.models.vit import VisionTransformer
 TABLE = "online.pos_embed"
 TABLE_REASON = "positions: computed where they are the sincos table, kept as a learned one where not"
 ORDERS: tuple[Order, ...] = ("column_first", "row_first")
+_OURS = ("online.", "predictor.predictor_", "predictor.mask_token")  # beginnings of names nobody else has
 CLOSE = 1e-4  # a table's largest distance from the formula; another order or grid differs by about one
 
 
@@ -120,6 +121,8 @@ def check_image_encoder(encoder: VisionTransformer, kind: str, *, class_token: b
         wrong = "its positions are a table, and these are rotary"
     elif bool(encoder.num_prefix_tokens) != class_token:
         wrong = "it has a class token" if class_token else "it has no class token"
+    elif len(encoder.tap_blocks) > 1:
+        wrong = "it has one final norm, and this encoder joins several levels"
     elif len({norm.eps for norm in _norms(encoder)}) > 1:
         wrong = "its layer norms have one epsilon"
     if wrong:
@@ -171,6 +174,15 @@ class Published:
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     processor: tuple[str, dict[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise CheckpointError for tensors the layout has no names for: they would be lost without a word."""
+        stray = [key for key in self.tensors if key.startswith(_OURS)]
+        if stray:
+            kind = self.config.get("model_type", "timm")
+            raise CheckpointError(
+                f"{kind} has no place for {len(stray)} tensors of this model ({', '.join(stray[:3])})"
+            )
 
 
 def write_published(folder: str | Path, published: Published) -> Path:

@@ -1,7 +1,7 @@
 """I-JEPA in the Hugging Face layout, both ways: ``IJepaModel`` (official.md §6.5). No ``transformers`` needed.
 
 A file holds one encoder (the published converter took the online one) and no predictor. ``IJepaForImageClassification`` is
-read too, without its classifier: that is a linear layer on mean-pooled features, which any probe of ours is as well.
+read with its classifier, a linear layer on the mean of the tokens; written is the bare model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from openjepa.config.schema import DataConfig, ModelConfig, NarrowPredictorConfig, Recipe
 from openjepa.errors import CheckpointError
-from openjepa.hub.hf_directory import Draft, HfDirectory, describing, finish, read_hf_directory
+from openjepa.hub.hf_directory import Draft, HfDirectory, describing, finish, linear_probe, read_hf_directory
 from openjepa.hub.hf_pixels import PROCESSOR, image_processor_of, kept_of, pixels_of
 from openjepa.hub.hf_vit import (
     TABLE,
@@ -25,14 +25,13 @@ from openjepa.hub.hf_vit import (
     their_table,
     write_published,
 )
-from openjepa.hub.keymaps import Drop, KeyMap, Rule, register_map
+from openjepa.hub.keymaps import Drop, KeyMap, Rename, Rule, register_map
 from openjepa.hub.model_directory import LoadedModel, Which, split_parts
 
 _log = logging.getLogger(__name__)
 KIND = "ijepa"
 USUAL = {"eval_crop": 224 / 256, "interpolation": "bilinear"}  # what the official video programs do (official.md §6.7)
 _UNREAD: tuple[Rule, ...] = (
-    Drop("classifier.{p}", "linear classifier of IJepaForImageClassification: fit a probe instead"),
     Drop("{part}.pooler.{key:rest}", "pooler: patch features do not pass it"),
     Drop("pooler.{key:rest}", "pooler: patch features do not pass it"),
     Drop("embeddings.mask_token", "mask token: transformers' encoder shows all patches"),
@@ -48,8 +47,8 @@ IJEPA_HF = register_map(
 IJEPA_CLASSIFIER_HF = register_map(
     KeyMap(
         "ijepa-classifier-hf",
-        "IJepaForImageClassification of Hugging Face transformers: its encoder",
-        (*image_encoder("ijepa.", class_token=False), *_UNREAD),
+        "IJepaForImageClassification of Hugging Face transformers: encoder and linear classifier",
+        (*image_encoder("ijepa.", class_token=False), *_UNREAD, Rename("classifier.{p}", "probe.{p}")),
     )
 )
 
@@ -99,8 +98,10 @@ def _draft(directory: HfDirectory) -> Draft:
     )
     parts = split_parts(mapped.tensors)
     parts.setdefault("online", {}).update(placed.tensors)
+    classifier = parts.pop("probe", {})
+    probe = linear_probe(directory, classifier) if classifier else None
     left = sorted({f"left out: {drop.reason}" for drop in mapped.dropped.values()})
-    return Draft(keymap.name, recipe, parts, (*notes, *placed.notes, *left, "no predictor in this file"))
+    return Draft(keymap.name, recipe, parts, (*notes, *placed.notes, *left, "no predictor in this file"), probe)
 
 
 def _model(directory: HfDirectory, patch: int, depth: int, positions: dict[str, Any]) -> ModelConfig:

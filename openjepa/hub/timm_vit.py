@@ -21,6 +21,7 @@ from openjepa.hub.hf_directory import (
     beside,
     describing,
     finish,
+    linear_probe,
     ratio_of,
     read_config,
     read_weights,
@@ -37,9 +38,10 @@ from openjepa.hub.hf_vit import (
     write_published,
 )
 from openjepa.hub.keymaps import Drop, KeyMap, Rename, register_map
-from openjepa.hub.model_directory import LoadedModel, Which
+from openjepa.hub.model_directory import LoadedModel, Which, split_parts
 from openjepa.hub.tensorfile import read_tensors
 from openjepa.models import SIZES, VisionTransformer
+from openjepa.models.linear_head import Pooling
 from openjepa.models.transformer import LAYER_NORM_EPS
 
 USUAL = {"eval_crop": 224 / 256, "interpolation": "bilinear"}
@@ -68,7 +70,7 @@ TIMM_VIT = register_map(
         "VisionTransformer of timm (its I-JEPA models): the encoder",
         (
             Drop("pos_embed", TABLE_REASON, ours=TABLE),
-            Drop("head.{p}", "linear classifier of timm: fit a probe instead"),
+            Rename("head.{p}", "probe.{p}"),
             Rename("{key:rest}", "online.{key}"),
         ),
     )
@@ -111,7 +113,8 @@ def _draft(directory: HfDirectory, hints: Mapping[str, Any]) -> Draft:
     """The same, with whatever errors a configuration makes."""
     arguments = _arguments(directory)
     mapped = TIMM_VIT.apply(directory.tensors)
-    tensors = {key.removeprefix("online."): value for key, value in mapped.tensors.items()}
+    parts = split_parts(mapped.tensors)
+    tensors = parts.get("online", {})
     table, stem = mapped.dropped.pop(TABLE, None), tensors.get("patch_embed.proj.weight")
     if table is None or stem is None or stem.ndim != 4 or "blocks.0.mlp.fc1.weight" not in tensors:
         raise CheckpointError(f"'{directory.path}' is no plain vision transformer of timm: it has other names")
@@ -127,9 +130,11 @@ def _draft(directory: HfDirectory, hints: Mapping[str, Any]) -> Draft:
         model=_model(directory, tensors, hints, arguments, placed.model),
         predictor=NarrowPredictorConfig(depth=12),  # the file has none
     )
-    left = sorted({f"left out: {drop.reason}" for drop in mapped.dropped.values()})
-    parts = {"online": {**tensors, **placed.tensors}}
-    return Draft(TIMM_VIT.name, recipe, parts, (*notes, *placed.notes, *left, "no predictor in this file"))
+    head = parts.get("probe", {})
+    pooling: Pooling = "class" if _pooling(directory, arguments, token) == "token" else "mean"
+    probe = linear_probe(directory, head, pooling) if head else None
+    online = {"online": {**tensors, **placed.tensors}}
+    return Draft(TIMM_VIT.name, recipe, online, (*notes, *placed.notes, "no predictor in this file"), probe)
 
 
 def _arguments(directory: HfDirectory) -> Mapping[str, Any]:
@@ -141,6 +146,12 @@ def _arguments(directory: HfDirectory) -> Mapping[str, Any]:
             f"'{directory.path}': our encoder has no {odd[0] if odd else 'quickgelu'} (timm's {name})"
         )
     return dict(found)
+
+
+def _pooling(directory: HfDirectory, arguments: Mapping[str, Any], token: Tensor | None) -> str:
+    """What timm's classifier reads: ``token``, or ``avg`` of the patches."""
+    usual = "token" if token is not None else "avg"
+    return str(arguments.get("global_pool") or directory.get("global_pool", usual))
 
 
 def _image_size(

@@ -246,6 +246,4 @@ def _published_probe(directory: HfDirectory, weights: Mapping[str, Tensor]) -> P
     for module in probe.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = float(directory.get("layer_norm_eps", LAYER_NORM_EPS))
-    labels = directory.config.get("id2label") or {}
-    classes = tuple(str(labels[key]) for key in sorted(labels, key=int))
-    return PublishedProbe(probe.eval(), classes, str(directory.path))
+    return PublishedProbe(probe.eval(), directory.classes, str(directory.path))

@@ -350,16 +350,16 @@ def test_a_table_that_is_no_formula_is_kept_and_the_class_token_takes_its_place_
         close(features(again, x), features(network, x))
 
 
-def test_what_surrounds_the_encoder_is_named_and_left_out(tmp_path: Path) -> None:
-    network = theirs("IJepaForImageClassification")
+def test_a_linear_classifier_comes_along(tmp_path: Path) -> None:
+    network = theirs("IJepaForImageClassification", id2label={0: "cat", 1: "dog", 2: "owl"})
     network.save_pretrained(tmp_path)
     loaded, x = open_hf_model(tmp_path), pixels(network.config)
     with torch.no_grad():
         close(tokens(loaded, x), features(network, x))
-    assert any("linear classifier" in note for note in loaded.provenance.notes)
+        close(loaded.probe.classifier(tokens(loaded, x)), network(x).logits)
+    assert loaded.probe.classes == ("cat", "dog", "owl")
     rows = {row.theirs: row for row in inspect_weights(tmp_path).keys}
-    assert rows["classifier.weight"].ours is None
-    assert "fit a probe" in rows["classifier.weight"].note
+    assert rows["classifier.weight"].ours == "probe.weight"
     assert rows["ijepa.layernorm.bias"].ours == "online.norm.bias"
 
 

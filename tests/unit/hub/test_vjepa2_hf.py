@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from openjepa.config import load_recipe
@@ -24,7 +26,7 @@ from openjepa.config.schema import (
 from openjepa.errors import CheckpointError, OpenJepaError
 from openjepa.hub.keymaps import key_map
 from openjepa.hub.model_directory import load_model, save_model
-from openjepa.hub.vjepa2_hf import MASK_TOKEN, open_vjepa2, save_vjepa2
+from openjepa.hub.vjepa2_hf import MASK_TOKEN, open_vjepa2, open_vjepa2_model, save_vjepa2, save_vjepa2_model
 from openjepa.hub.vjepa2_hf_config import config_of
 from openjepa.methods import MaskedLatent, build_method
 from openjepa.models.attentive import AttentiveClassifier
@@ -345,3 +347,31 @@ def test_what_transformers_cannot_hold_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="complete block"):
         save_vjepa2(tmp_path / "a", ours(), probe_of(depth=1, complete_block=False))
     assert not (tmp_path / "a").exists()
+
+
+def test_a_loaded_model_goes_both_ways_with_its_classifier(tmp_path: Path) -> None:
+    """As every import: encoder, predictor, classifier and where they are from, in one LoadedModel."""
+    network = theirs("VJEPA2ForVideoClassification")
+    network.save_pretrained(tmp_path / "theirs")
+    loaded, x = open_vjepa2_model(tmp_path / "theirs"), clip()
+    assert (loaded.which, loaded.provenance.layout) == ("target", "vjepa2-hf")
+    assert any("16 heads and 1e-5" in note for note in loaded.provenance.notes)
+    again = open_vjepa2_model(save_vjepa2_model(tmp_path / "again", loaded), "online")
+    there = transformers.VJEPA2ForVideoClassification.from_pretrained(tmp_path / "again").eval()
+    with torch.no_grad():
+        for model in (loaded, again):
+            close(model.probe.classifier(model.encoder.forward_features(x)), network(as_theirs(x)).logits)
+        close(there(as_theirs(x)).logits, network(as_theirs(x)).logits)
+    assert again.probe.classes == loaded.probe.classes == ("push", "pull", "lift", "drop", "turn")
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "again"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    with pytest.raises(CheckpointError, match="it has a predictor, and this model none"):
+        save_vjepa2_model(tmp_path / "a", replace(loaded, predictor=None))
+
+
+def test_what_the_layout_has_no_place_for_is_not_lost(tmp_path: Path) -> None:
+    """A V-JEPA 2.1 with tiled positions would otherwise be written without its modality embeddings."""
+    method = ours(modality_embeddings=True)
+    with pytest.raises(CheckpointError, match=r"vjepa2 has no place for .* tensors of this model \(online\."):
+        save_vjepa2(tmp_path / "a", method)

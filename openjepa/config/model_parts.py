@@ -175,7 +175,7 @@ class TargetConfig(Part):
         "encoder itself with gradient (only a regulariser then prevents collapse); the pixels of each patch",
     )
     weights: str | None = Field(
-        None, description="frozen only: run or model directory of the teacher; none: the encoder as it was initialised"
+        None, description="frozen only: the teacher, anything load opens; none: the encoder as it was initialised"
     )
     momentum: tuple[Share, Share] = Field((0.996, 1.0), description="EMA momentum at the first and last step")
     momentum_schedule: Literal["linear", "cosine", "constant"] = Field(

@@ -157,6 +157,11 @@ def fit_predictor(mine: nn.Module, given: nn.Module) -> Fitted:
     work, state, rest = _Work("predictor"), dict(mine.state_dict()), dict(given.state_dict())
     if isinstance(mine, NarrowPredictor) and isinstance(given, NarrowPredictor):
         theirs, ours = _predictor_shape(given), _predictor_shape(mine)
+        if given.levels != mine.levels:
+            raise CheckpointError(
+                f"its predictor reads {given.levels} levels of tokens, the recipe's {mine.levels}: start it fresh with "
+                "--no-init-predictor"
+            )
         if theirs != ours:
             sets = " ".join(_differing("predictor", theirs, ours))
             raise CheckpointError(
@@ -299,6 +304,8 @@ def _position_notes(mine: VisionTransformer, given: EncoderWeights) -> list[str]
     ours, theirs = mine.positions, given.positions
     if ours.kind == "learned" != theirs.kind and given.table is not None:
         return [f"positions: the learned table starts as the {theirs.kind} one of the weights"]
+    if ours.kind != theirs.kind and _is_computed(mine, given):
+        return [] if mine.grid == given.grid else [f"positions: the weights' table is {ours.kind}, recomputed"]
     if ours.kind != theirs.kind:
         return [f"positions differ: the weights were trained with {theirs.kind}, the recipe has {ours.kind}"]
     read: dict[str, Callable[[Positions], object]] = {
@@ -312,6 +319,14 @@ def _position_notes(mine: VisionTransformer, given: EncoderWeights) -> list[str]
         shown = ["×".join(map(str, grid)) for grid in (given.grid, mine.grid)]
         return [f"positions: recomputed for the grid {shown[1]}, trained on {shown[0]}"]
     return []
+
+
+def _is_computed(mine: VisionTransformer, given: EncoderWeights) -> bool:
+    """Whether a table that could have been learned is the one the recipe computes (Hugging Face's I-JEPA keeps it so)."""
+    if given.table is None or mine.positions.rotary or mine.positions.kind == "learned":
+        return False
+    table = mine.positions.native_table(mine.embed_dim, given.grid)
+    return table.shape == given.table.shape and bool(torch.allclose(table, given.table.float().cpu(), atol=1e-4))
 
 
 def _take_final_norms(work: _Work, state: dict[str, Tensor], rest: dict[str, Tensor]) -> None:

@@ -14,7 +14,8 @@ from openjepa.data import Normalise, Source
 from openjepa.data.video_inspection import check_clips
 from openjepa.errors import CheckpointError, ConfigError
 from openjepa.hub.checkpoint import Checkpoint, discard_after, list_checkpoints, load_last
-from openjepa.hub.model_directory import load_model
+from openjepa.hub.fit import EncoderWeights, fit_encoder
+from openjepa.hub.opening import open_own
 from openjepa.hub.strict import load_strict
 from openjepa.methods import Method, build_method
 from openjepa.objectives.across import alone
@@ -215,10 +216,10 @@ def _take_over_optimizer(engine: Engine, updater: Updater, before: Checkpoint) -
 
 
 def _load_teacher(method: Method, path: str) -> None:
-    """The frozen teacher: the deployed encoder of a run or model directory, of this recipe's architecture."""
+    """The frozen teacher: the deployed encoder of any model of ours, of this recipe's width and depth."""
     assert method.target is not None
     try:
-        load_strict(method.target, load_model(path).encoder.state_dict())
+        fit_encoder(method.target, EncoderWeights.of(open_own(path).encoder)).load_into(method.target)
     except CheckpointError as error:
         raise CheckpointError(f"target.weights {path} does not fit this recipe: {error}") from error
 

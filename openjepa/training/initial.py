@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from torch import nn
 
 from openjepa.config import Recipe
+from openjepa.config.schema import DataConfig
+from openjepa.data import Normalise
 from openjepa.errors import CheckpointError, RunError
 from openjepa.hub.atomic import write_file
 from openjepa.hub.fit import EncoderWeights, Fitted, fit_encoder, fit_predictor, on_meta
-from openjepa.hub.model_directory import LoadedModel, Which, load_model
+from openjepa.hub.model_directory import LoadedModel, Which
+from openjepa.hub.opening import open_own
 from openjepa.methods import Method, build_method
 from openjepa.training.progress import Reporter
 from openjepa.training.run import INITIAL
@@ -28,7 +32,7 @@ class InitialWeights:
 
     source: where it comes from, in words. online, target: the encoder that learns and the slow or frozen one; both are given
     the same weights where a model has but one. predictor: None where there is none, or it is to start fresh. why_fresh: the
-    reason, in words.
+    reason, in words. data: how its pixels were normalised, where known.
     """
 
     source: str
@@ -36,6 +40,7 @@ class InitialWeights:
     target: EncoderWeights
     predictor: nn.Module | None = None
     why_fresh: str = "it has none"
+    data: DataConfig | None = None
 
     @classmethod
     def of(
@@ -50,9 +55,10 @@ class InitialWeights:
         separate = which == "deployed" and model.online is not None
         online = EncoderWeights.of(model.online) if separate and model.online is not None else deployed
         where = source or str(model.source)
+        data = model.config.data
         if not predictor:
-            return cls(where, online, deployed, None, "as asked")
-        return cls(where, online, deployed, model.predictor)
+            return cls(where, online, deployed, None, "as asked", data)
+        return cls(where, online, deployed, model.predictor, data=data)
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def check_not_lost(run_dir: Path, resumable: Path) -> None:
 
 def open_initial(init: str | Path | InitialWeights) -> InitialWeights:
     """A run, model or checkpoint directory as initial weights; what was opened already stays as it is."""
-    return init if isinstance(init, InitialWeights) else InitialWeights.of(load_model(init), source=str(init))
+    return init if isinstance(init, InitialWeights) else InitialWeights.of(open_own(init), source=str(init))
 
 
 def fit_initial(recipe: Recipe, init: str | Path | InitialWeights) -> Start:
@@ -144,7 +150,18 @@ def fit_initial(recipe: Recipe, init: str | Path | InitialWeights) -> Start:
     if wrong or online is None or predictor is None:
         reasons = "; ".join(str(error) for error in wrong)
         raise CheckpointError(f"--init {weights.source} does not fit this recipe: {reasons}") from wrong[0]
-    return Start(weights.source, online, target, predictor[0], (*online.notes, *predictor[1]))
+    notes = (*online.notes, *_pixel_notes(recipe, weights), *predictor[1])
+    return Start(weights.source, online, target, predictor[0], notes)
+
+
+def _pixel_notes(recipe: Recipe, weights: InitialWeights) -> list[str]:
+    """A word where pixels are normalised otherwise than the weights know them."""
+    if weights.data is None or weights.data.channels != recipe.data.channels:
+        return []
+    theirs, ours = Normalise.for_data(weights.data), Normalise.for_data(recipe.data)
+    if torch.equal(theirs.mean, ours.mean) and torch.equal(theirs.std, ours.std):
+        return []
+    return [f"pixels: the weights know {theirs.extra_repr()}, the recipe has {ours.extra_repr()}"]
 
 
 def _predictor(method: Method, weights: InitialWeights) -> tuple[Fitted | None, list[str]]:

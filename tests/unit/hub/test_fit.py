@@ -163,3 +163,30 @@ def test_a_pixel_decoder_of_other_channels_starts_its_last_layer_fresh() -> None
     assert torch.equal(mine.predictor_embed.weight, theirs.predictor_embed.weight)
     with pytest.raises(CheckpointError, match="its predictor is a PixelDecoder, the recipe's a NarrowPredictor"):
         fit_predictor(predictor(1), theirs)
+
+
+def test_a_learned_table_that_is_the_computed_one_is_no_difference() -> None:
+    theirs = vit(0, positions=Positions("learned"))
+    with torch.no_grad():
+        theirs.pos_embed.copy_(vit(1).pos_embed)
+    assert fit_encoder(vit(1), EncoderWeights.of(theirs)).notes == ()
+    found = fit_encoder(vit(1, image_size=(24, 24)), EncoderWeights.of(theirs))
+    assert found.notes == ("positions: the weights' table is sincos2d, recomputed",)
+    with torch.no_grad():
+        theirs.pos_embed.add_(0.1)
+    assert "positions differ" in fit_encoder(vit(1), EncoderWeights.of(theirs)).notes[0]
+
+
+def test_levels_of_final_norms() -> None:
+    theirs, mine = vit(0, depth=4), vit(1, depth=4, taps=2)
+    with torch.no_grad():
+        theirs.norm.bias.normal_()
+    found = fit_encoder(mine, EncoderWeights.of(theirs))
+    assert found.notes == ("final norms: 1 for 2",)
+    found.load_into(mine)
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(mine(x), theirs(x))
+    with torch.no_grad():
+        mine.norms_block[0].bias.add_(1)
+    back = fitted(mine, vit(2, depth=4))
+    assert torch.equal(back(x), theirs(x))

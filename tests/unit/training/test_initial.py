@@ -152,3 +152,20 @@ def test_a_run_says_where_it_started(model: Path, tmp_path: Path) -> None:
     go(tmp_path, model)
     assert str(model) in (tmp_path / "train.log").read_text()
     assert json.loads((tmp_path / "model" / "config.json").read_text())["card"]["step"] == 1
+
+
+def test_other_pixels_are_said(model: Path, tmp_path: Path) -> None:
+    _, said = go(tmp_path, model, "data.mean=[0.5, 0.5, 0.5]", "data.std=[0.5, 0.5, 0.5]")
+    assert any("pixels: the weights know mean=" in text for text in said)
+
+
+def test_a_teacher_may_be_of_another_size(tmp_path: Path) -> None:
+    source = save_model(
+        tmp_path / "model", build_method(tiny_recipe("data.image_size=24")), tiny_recipe("data.image_size=24")
+    )
+    frozen = ("target.kind=frozen", f"target.weights={source}")
+    found, _ = go(tmp_path / "run", None, *frozen)
+    taught = load_model(source).encoder.state_dict()
+    assert all(torch.equal(found[f"model/target.{key}"], value) for key, value in taught.items())
+    with pytest.raises(CheckpointError, match="target.weights .* does not fit this recipe: its encoder is 16 wide"):
+        go(tmp_path / "other", None, *frozen, "model.depth=1")

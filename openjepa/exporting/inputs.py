@@ -116,6 +116,8 @@ def plan_input(
     if dynamic not in get_args(Dynamic):
         raise ConfigError(f"no dynamic '{dynamic}'{nearest(dynamic, get_args(Dynamic))}: auto, size, batch or none")
     data = model.reading.data
+    if data.points is not None:
+        raise ConfigError(f"{model.name} takes groups of points: only encoders of images and clips are exported")
     encoder: Any = model.encoder
     patch, tubelet = tuple(encoder.patch_size), int(getattr(encoder, "tubelet_size", 1) or 1)
     chosen = sides(data.image_size if size is None else size)

@@ -56,19 +56,17 @@ def licence_words(provenance: Provenance | None) -> str:
 
 def render_card(recipe: Recipe, card: ModelCard, files: Mapping[str, str], architecture: Mapping[str, object]) -> str:
     """The card as Markdown with the front matter model hubs read. files: name → what is in it."""
-    height, width = recipe.image_hw
     data = card.data or recipe.data.source or "not recorded"
     trained = " · ".join(
         f"{number:,} {unit}"
         for number, unit in ((card.step, "steps"), (card.samples, "images seen"))
         if number is not None
     )
-    origin, kind = card.provenance, "image" if recipe.frames is None else "video"
-    clip = "" if recipe.frames is None else f"{recipe.frames} frames, "
+    origin, (kind, patch, takes, use) = card.provenance, _input_words(recipe)
     about = {
         "license": None if origin is None or not origin.licence else origin.licence.lower(),
         "library_name": "openjepa",
-        "tags": ["jepa", "self-supervised", f"{kind}-feature-extraction"],
+        "tags": ["jepa", "self-supervised", f"{kind.replace(' ', '-')}-feature-extraction"],
     }
     lines = [
         *front_matter(about),
@@ -83,8 +81,8 @@ def render_card(recipe: Recipe, card: ModelCard, files: Mapping[str, str], archi
         "| | |",
         "|---|---|",
         f"| encoder | {architecture['parameters']:,} parameters, width {architecture['embed_dim']}, "
-        f"depth {architecture['depth']}, {architecture['heads']} heads, patch {recipe.model.patch_size} px |",
-        f"| input | {recipe.data.channels} channels, {clip}{height} × {width} px (other sizes work) |",
+        f"depth {architecture['depth']}, {architecture['heads']} heads{patch} |",
+        f"| input | {takes} |",
         f"| data | {data} |",
         f"| trained | {trained or 'not recorded'} |",
         f"| health | {card.verdict or 'not judged'} |",
@@ -95,7 +93,7 @@ def render_card(recipe: Recipe, card: ModelCard, files: Mapping[str, str], archi
         "import openjepa",
         "",
         'model = openjepa.load("path/to/this/folder")',
-        "features = model.embed(paths)",
+        use,
         "```",
         "",
         "| file | content |",
@@ -108,3 +106,19 @@ def render_card(recipe: Recipe, card: ModelCard, files: Mapping[str, str], archi
         "",
     ]
     return "\n".join(lines)
+
+
+def _input_words(recipe: Recipe) -> tuple[str, str, str, str]:
+    """What an encoder is of, its patch, what it takes, and a line of Python that uses it."""
+    (height, width), points = recipe.image_hw, recipe.data.points
+    if points is not None:
+        takes = f"{points.groups} groups of {points.group_size} points, each behind its centre (other numbers work)"
+        return (
+            "point cloud",
+            "",
+            takes,
+            "features = model.encoder.forward_features(openjepa.models.pack_groups(groups, centres))",
+        )
+    kind, clip = ("image", "") if recipe.frames is None else ("video", f"{recipe.frames} frames, ")
+    takes = f"{recipe.data.channels} channels, {clip}{height} × {width} px (other sizes work)"
+    return kind, f", patch {recipe.model.patch_size} px", takes, "features = model.embed(paths)"

@@ -75,7 +75,7 @@ POINT_JEPA = register_layout(
         point_jepa_recipe,
         POINT_JEPA_OFFICIAL,
         notes=(
-            "preprocessing: clouds centred and scaled into the unit sphere, cut into 64 groups of 32 points unless hints say "
+            "clouds are centred and scaled into the unit sphere, cut into 64 groups of 32 points unless hints say "
             "otherwise; groups walked from the smallest x + y + z to the nearest next (openjepa.masking.sequencer)",
         ),
     )

@@ -168,6 +168,9 @@ def test_a_saved_import_loads_again(tmp_path: Path) -> None:
     again = load_model(folder)
     x = pack_groups(torch.randn(2, 5, 4, 3), torch.randn(2, 5, 3))
     assert torch.equal(again.encoder.forward_features(x), loaded.encoder.forward_features(x))
+    card = (folder / "README.md").read_text()
+    assert "64 groups of 32 points" in card
+    assert " px" not in card
 
 
 def test_images_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -175,6 +178,11 @@ def test_images_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="takes groups of points"):
         model.embed(torch.zeros(2, 3, 32, 32))
     assert "groups of 32 points" in repr(model)
+
+
+def test_no_file_is_exported_that_would_take_images(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="only encoders of images and clips are exported"):
+        openjepa.export(openjepa.load(write(tmp_path, small()), hints=HINTS), tmp_path / "out", format="safetensors")
 
 
 def test_the_golden_file_loads_by_one_call(shared: Path) -> None:

@@ -15,6 +15,7 @@ import openjepa
 from openjepa.cli import main
 from openjepa.errors import CheckpointError, ConfigError, RunError
 from openjepa.exporting import directories, publish, push
+from openjepa.hub.download_hf import _wanted
 from openjepa.model import Model
 
 Saved = Callable[[str], Path]
@@ -61,6 +62,7 @@ def test_a_model_directory_with_its_card(saved: Saved, hub: Hub) -> None:
     page = (place / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(page.split("---")[1])["license"] == "mit"
     assert 'openjepa.load("hf:lab/leaves")' in page
+    assert set(_wanted(done.files)) == set(done.files)  # what load("hf:lab/leaves") fetches
     again = openjepa.load(place)
     assert isinstance(again, Model)
     assert again.predictor is not None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -98,14 +98,21 @@ def get(
 
 @app.command()
 def inspect(
-    file: Annotated[str, typer.Argument(help="weight file (.pt, .pth.tar, .safetensors) or Hugging Face directory")],
+    file: Annotated[
+        str,
+        typer.Argument(help="weight file (.pt, .pth.tar, .safetensors), Hugging Face directory, or a published name"),
+    ],
+    hint: Annotated[
+        list[str] | None, typer.Option(help="what the tensors do not tell, such as heads=16; an error asks for it")
+    ] = None,
     all_keys: Annotated[bool, typer.Option("--all", help="every key, not the first ones of each kind")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what a weight file holds: whose names, which architecture, every tensor with our name for it. Builds no model."""
     from openjepa.hub.imports import inspect_weights
 
-    found = inspect_weights(file)
+    path, hints = _file(file)
+    found = inspect_weights(path, {**hints, **_hints(hint or [])})
     if as_json:
         typer.echo(json.dumps(_inspected_json(found), indent=2))
         return
@@ -116,6 +123,32 @@ def inspect(
     ]
     _say(rows)
     _key_table(found.keys, all_keys)
+
+
+def _file(name: str) -> tuple[Path, Mapping[str, Any]]:
+    """A file as it is; a published name is downloaded first, and the catalogue's hints go with it."""
+    from openjepa.hub.resolve import is_download, resolve
+
+    if Path(name).exists() or not is_download(name):
+        return Path(name), {}
+    found = resolve(name)
+    return found.path, found.hints
+
+
+def _hints(words: Sequence[str]) -> dict[str, Any]:
+    """``heads=16`` → ``{"heads": 16}``. Raises ConfigError."""
+    from openjepa.errors import ConfigError
+
+    hints: dict[str, Any] = {}
+    for word in words:
+        key, sign, text = word.partition("=")
+        if not sign or not text:
+            raise ConfigError(f"'{word}' is no hint: write --hint heads=16")
+        try:
+            hints[key] = json.loads(text)
+        except ValueError:
+            hints[key] = text
+    return hints
 
 
 def _say(rows: Sequence[tuple[str, str]]) -> None:

@@ -199,7 +199,12 @@ def _receive_all(url: str, place: Path, part: Path) -> None:
         if failures >= _TRIES or why == _NO_NAME:
             raise unreachable(url, place, why + (f"; {_size(part):,} bytes are kept" if _size(part) else ""))
         _log.info("%s: %s, taken up again at %d bytes", url, why, _size(part))
-        time.sleep(min(0.5 * 2**failures, 8.0))
+        _pause(min(0.5 * 2**failures, 8.0))
+
+
+def _pause(seconds: float) -> None:
+    """Give a busy server time."""
+    time.sleep(seconds)
 
 
 def _receive(url: str, part: Path) -> None:

@@ -108,6 +108,26 @@ def test_inspect_names_layout_architecture_and_keys(tmp_path: Path, capsys: pyte
     assert found["architecture"]["model"]["dim"] == 48
 
 
+def test_inspect_takes_hints_and_published_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shapes = encoder(1024, 1, 4096, 16, tubelet=2, tokens=None)  # as wide as ViT-L, one block of it
+    flat = whole("module.backbone.", {"encoder": shapes}, device="cpu")
+    place = place_of("https://dl.fbaipublicfiles.com/vjepa2/vitl.pt")
+    place.parent.mkdir(parents=True)
+    torch.save({"encoder": {key.removeprefix("encoder."): value for key, value in flat.items()}}, place)
+    assert main(["models", "inspect", "vjepa2-vitl@official"]) == 0
+    out = capsys.readouterr().out
+    assert "dim 1024, depth 1, heads 16" in out
+    assert "image size  256×256" in out
+    assert main(["models", "inspect", str(place), "--hint", "heads=8", "--hint", "image_size=[128, 192]"]) == 0
+    out = capsys.readouterr().out
+    assert "heads 8" in out
+    assert "128×192" in out
+    assert main(["models", "inspect", str(place), "--hint", "head=8"]) == 2
+    assert "no hint 'head' (did you mean 'heads'?)" in capsys.readouterr().err
+    assert main(["models", "inspect", str(place), "--hint", "heads"]) == 2
+    assert "'heads' is no hint" in capsys.readouterr().err
+
+
 def test_inspect_of_a_broken_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.pt").write_bytes(b"PK\x03\x04 cut")
     assert main(["models", "inspect", str(tmp_path / "x.pt")]) == 2

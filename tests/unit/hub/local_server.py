@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "a" * 40
 JSON = {"Content-Type": "application/json"}
+PIECE = 1 << 16  # bytes between pauses
 LARGE = 1000  # bytes from which a file is stored by its SHA-256
 
 
@@ -27,6 +29,7 @@ class LocalServer(ThreadingHTTPServer):
     """files: path → content. cuts: how many bytes each of the next answers sends before the line goes dead (None: all).
 
     statuses: answers that come before any content. ranges, tags: whether it knows parts, and names versions. dead: it hangs up on everybody.
+    pause: seconds behind each piece it sends.
     """
 
     daemon_threads = True
@@ -42,6 +45,10 @@ class LocalServer(ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.gated: set[str] = set()
         self.dead = False
+        self.pause = 0.0
+
+    def handle_error(self, *_: object) -> None:
+        """A client that was killed is no news."""
 
     @property
     def address(self) -> str:
@@ -108,8 +115,10 @@ class Handler(BaseHTTPRequestHandler):
         if body:
             cut = self.server.cuts.pop(0) if self.server.cuts else None
             piece = content[start:] if cut is None else content[start : start + cut]
-            self.server.sent += len(piece)
-            self.wfile.write(piece)
+            for at in range(0, len(piece), PIECE):
+                self.wfile.write(piece[at : at + PIECE])
+                self.server.sent += len(piece[at : at + PIECE])
+                time.sleep(self.server.pause)
             if cut is not None:
                 self.wfile.flush()
                 self.close_connection = True

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
+import os
+import random
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +31,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(download.time, "sleep", lambda _: None)
+    monkeypatch.setattr(download, "_pause", lambda _: None)
 
 
 @pytest.fixture
@@ -73,6 +78,28 @@ def test_a_killed_download_goes_on_in_the_next_process(server: LocalServer, monk
     assert not place_of(url(server)).exists()
     assert fetch_url(url(server)).sha256 == DIGEST
     assert server.sent == len(CONTENT)
+
+
+def test_kill_9_at_any_moment_loses_nothing(server: LocalServer) -> None:
+    """Killed again and again, the same call in the end has the whole file, and no byte much more often than once."""
+    server.files["/models/vitl.pt"] = content = CONTENT * 8
+    draw, kills = random.Random(0), 0
+    while not place_of(url(server)).exists():
+        server.pause = 0.004 if kills < 8 else 0.0
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                fetch_url(url(server))
+            os._exit(0)
+        if kills < 8:
+            time.sleep(draw.uniform(0.02, 0.25))
+            os.kill(child, signal.SIGKILL)
+            kills += 1
+        os.waitpid(child, 0)
+    fetched = fetch_url(url(server))
+    assert fetched.sha256 == hashlib.sha256(content).hexdigest()
+    assert sum(part is not None for _, _, part in server.requests) >= 4  # taken up, not begun again
+    assert leftovers(fetched.path.parent) == ["vitl.pt", "vitl.pt.json"]
 
 
 def test_a_file_that_changed_meanwhile_comes_whole(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:

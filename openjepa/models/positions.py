@@ -79,9 +79,7 @@ class Positions:
         """As many tubelets as ``grid`` has, all resampled to its rows and columns at once."""
         frames, plane = _three(grid)[0], (native[-2], native[-1])
         whole = sinusoid(table.shape[-1], (frames, *plane)).to(table)  # (t·h·w, D)
-        layers = whole.unflatten(0, (frames, -1)).transpose(0, 1).flatten(1)  # (h·w, t·D)
-        placed = resample_positions(layers, plane, (grid[-2], grid[-1]))
-        return placed.unflatten(1, (frames, -1)).transpose(0, 1).flatten(0, 1)
+        return resample_positions(whole, plane, (grid[-2], grid[-1]))
 
     def rotation(self, head_dim: int, grid: Grid) -> Tensor:
         """Cosines and sines ``(2, N, head_dim)`` of every token of ``grid``, in whole patches or scaled to ``plane``."""
@@ -184,13 +182,13 @@ def resample_positions(table: Tensor, native: tuple[int, int], grid: tuple[int, 
     The published code took token 0 for a class token and allowed squares only (official.md §1.5); this does neither.
 
     Args:
-        table: ``(h·w, D)`` for the ``native`` grid.
+        table: ``(h·w, D)`` for the ``native`` grid, or ``(t·h·w, D)``, as many times over: each is resampled by itself.
 
     Returns:
-        ``(h'·w', D)`` in the dtype of ``table``.
+        ``(h'·w', D)``, or ``(t·h'·w', D)``, in the dtype of ``table``.
     """
     if same_grid(native, grid):
         return table
-    image = table.float().reshape(1, *native, -1).permute(0, 3, 1, 2)  # (1, D, h, w)
+    image = table.float().reshape(-1, *native, table.shape[-1]).permute(0, 3, 1, 2)  # (t, D, h, w)
     image = F.interpolate(image, size=grid, mode="bicubic", align_corners=False)
-    return image.flatten(2).squeeze(0).T.to(table.dtype)
+    return image.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)

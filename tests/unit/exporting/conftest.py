@@ -17,6 +17,7 @@ KINDS = {
     "learned": (None, {"positions": "learned"}),
     "class token": (None, {"positions": "sincos2d", "class_token": True}),
     "clip": (4, {"positions": "sincos3d"}),
+    "counted": (4, {"positions": "sinusoid"}),
     "tiled": (4, {"positions": "rope3d", "rope_pairing": "tiled"}),
     "interleaved": (4, {"positions": "rope3d", "rope_pairing": "interleaved"}),
 }

@@ -58,7 +58,8 @@ def test_our_directory_keeps_everything(saved: Saved, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("image", "IJepaModel"), ("class token", "ViTMAEModel"), ("tiled", "VJEPA2Model")]
+    ("kind", "name"),
+    [("image", "IJepaModel"), ("class token", "ViTMAEModel"), ("counted", "VideoMAEModel"), ("tiled", "VJEPA2Model")],
 )
 def test_transformers_reads_the_same_network(saved: Saved, tmp_path: Path, kind: str, name: str) -> None:
     pytest.importorskip("transformers", reason="extra 'hf' is not installed")

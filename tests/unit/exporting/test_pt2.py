@@ -24,10 +24,10 @@ def normal(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize("kind", ["image", "learned", "class token", "clip", "tiled", "interleaved"])
+@pytest.mark.parametrize("kind", ["image", "learned", "class token", "clip", "counted", "tiled", "interleaved"])
 def test_any_batch_size_and_length(saved: Saved, tmp_path: Path, kind: str) -> None:
     done = export(saved(kind), tmp_path / "m.pt2", "pt2")
-    clips = kind in ("clip", "tiled", "interleaved")
+    clips = kind in ("clip", "counted", "tiled", "interleaved")
     assert done.error < 1e-5
     assert len(done.checks) == 3
     assert "height" in done.inputs

@@ -214,7 +214,7 @@ def _refused(error: Exception, repo: str, revision: str | None, file: str | None
     if "RemoteEntryNotFoundError" in kinds:
         return CheckpointError(f"'{repo}' has no file '{file}': see {page}/tree/main")
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is not None and 400 <= status < 500:
+    if status is not None and 400 <= status < 500 and status not in (408, 429):
         return CheckpointError(f"{page} is not given out ({status}): {_first_line(error)}")
     if isinstance(error, OSError) and error.errno is not None and "HfHubHTTPError" not in kinds:
         return disk_error(weights_root(), error) if not isinstance(error, ConnectionError) else None

@@ -113,7 +113,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Accept-Ranges", "bytes")
         self.end_headers()
         if body:
-            cut = self.server.cuts.pop(0) if self.server.cuts else None
+            cuts = self.server.cuts if len(content) >= LARGE else []
+            cut = cuts.pop(0) if cuts else None
             piece = content[start:] if cut is None else content[start : start + cut]
             for at in range(0, len(piece), PIECE):
                 self.wfile.write(piece[at : at + PIECE])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -185,6 +186,31 @@ def test_no_room_is_said_before_anything_comes(hub: LocalServer, monkeypatch: py
     with pytest.raises(CheckpointError, match=rf"no room for '{VITL}'.*HF_HOME"):
         resolve.resolve("vjepa2-vitl")
     assert fetched(hub) == set()
+
+
+def test_a_cut_connection_to_the_hub_is_taken_up(hub: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # its client keeps whole pieces, of ten megabytes
+    hub.cuts = [70_000, 70_000]
+    found = resolve.resolve("vjepa2-vitl")
+    assert (found.path / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    parts = [part for verb, path, part in hub.requests if verb == "GET" and path.endswith("/model.safetensors")]
+    assert parts == [None, "bytes=70000-", "bytes=140000-"]
+
+
+def test_a_disk_that_fills_up_is_one_line(hub: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
+    with pytest.raises(CheckpointError, match=r"^the disk of .* is full: make room and run it again"):
+        resolve.resolve("vjepa2-vitl")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_hub_is_one_that_is_not_reached(hub: LocalServer, status: int) -> None:
+    hub.statuses = [status] * 20
+    with pytest.raises(CheckpointError, match=rf"cannot be reached: .*{status}.*put them into"):
+        resolve.resolve("vjepa2-vitl")
 
 
 def test_the_official_file_is_another_source(hub: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:

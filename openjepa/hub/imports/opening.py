@@ -19,6 +19,7 @@ from openjepa.hub.model_directory import LoadedModel, Which, assemble, split_par
 from openjepa.hub.provenance import Provenance, PublishedProbe
 
 _PARTS = ("online", "target", "predictor")
+_ONLINE, _TARGET = ("encoder", "state_dict.student"), ("target_encoder", "ema_encoder", "state_dict.teacher.ema_model")
 
 
 @dataclass(frozen=True)
@@ -149,13 +150,14 @@ def _read(
     chosen = _choose(encoders, which, recipe, contents)
     if len(encoders) == 1:
         parts[chosen] = parts.pop(encoders[0])
+    choice = len(encoders) == 2 and recipe.target.averaged and "target_encoder" in contents.sections()
     provenance = Provenance(
         source=str(contents.path),
         layout=layout.name,
         which=_their_name(contents, encoders, chosen),
         licence=licence,
         name=name,
-        notes=(*layout.notes, *_notes(parts, mapped, encoders)),
+        notes=(*layout.notes, *_notes(parts, mapped, choice)),
     )
     loaded = assemble(parts, recipe, contents.path, chosen, provenance=provenance, probe=probe)
     _check_tables(loaded, mapped, contents)
@@ -173,14 +175,14 @@ def _choose(encoders: Sequence[str], which: Which, recipe: Recipe, contents: Con
 def _their_name(contents: Contents, encoders: Sequence[str], chosen: str) -> str:
     """What the file calls the encoder that is handed out."""
     part = chosen if chosen in encoders else encoders[0]
-    names = ("encoder",) if part == "online" else ("target_encoder", "ema_encoder")
+    names = _ONLINE if part == "online" else _TARGET
     return next((name for name in names if any(key.startswith(f"{name}.") for key in contents.tensors)), part)
 
 
-def _notes(parts: Mapping[str, Any], mapped: Mapped, encoders: Sequence[str]) -> list[str]:
-    """One line each for what is missing or was left out."""
+def _notes(parts: Mapping[str, Any], mapped: Mapped, choice: bool) -> list[str]:
+    """One line each for what is missing or was left out. choice: whether copies elsewhere hold another of its encoders."""
     notes = []
-    if len(encoders) == 2:
+    if choice:
         notes.append(
             "the slow average (target_encoder) is what the authors evaluate; torch.hub at first and Hugging Face's copies "
             "hold the online encoder"

@@ -81,6 +81,8 @@ def test_both_wrappers_and_a_second_encoder_are_read(tmp_path: Path) -> None:
     loaded = import_weights(write(tmp_path, flat), hints={"heads": 4})
     assert loaded.target is not None
     assert torch.equal(loaded.encoder.norm.weight, flat["encoder.module.backbone.norm.weight"])
+    assert loaded.provenance is not None
+    assert not any("slow average" in note for note in loaded.provenance.notes)  # both are the same
 
 
 def test_hints_tell_what_tensors_do_not(tmp_path: Path) -> None:

@@ -100,6 +100,9 @@ def test_values_arrive_and_go_back(tmp_path: Path) -> None:
     assert loaded.target is not None
     assert loaded.online is not None
     assert torch.equal(loaded.encoder.norm.weight, flat["state_dict.teacher.ema_model.norm.weight"])
+    assert loaded.provenance is not None
+    assert loaded.provenance.which == "state_dict.teacher.ema_model"
+    assert not any("Hugging Face" in note for note in loaded.provenance.notes)
     assert torch.equal(loaded.target.place[0].weight, loaded.online.place[0].weight)
     assert (
         import_weights(path, which="online", hints=HINTS).encoder.norm.weight[0]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_API = (
+_API: tuple[str, ...] = (
     "cka",
     "contamination",
     "evaluate",
@@ -26,7 +26,6 @@ _API = (
 _API += ("embed", "iterate", "open_store")
 _API += ("classify", "finetune")
 _API += ("find_duplicates", "open_index", "search")
-_API += ("push",)
 
 if TYPE_CHECKING:
     from openjepa.api import (

@@ -65,7 +65,8 @@ def finetune(
         model: what :func:`load` takes or returned. train, val: labelled folders or list files.
         out: a directory of its own: ``model/``, ``scores.json``, and ``checkpoints/`` until it is done. resume: go on with
             what is in it. overwrite: start it again.
-        train_batch: samples per step (by default 128); batch_size is of the scoring. baselines: also train the same encoder from random weights, which is not kept.
+        train_batch: samples per step (by default 128); batch_size is of the scoring.
+        baselines: also train the same encoder from random weights, which is not kept.
         options: fields of :class:`openjepa.evaluation.finetune.FineTune`: tune, blocks, lora_rank, lrs, epochs, …
         Others as in :func:`openjepa.judging.evaluate`.
 

@@ -192,3 +192,31 @@ def test_the_command_line(
     assert "of 24 files" in shown.err
     assert main([*words, "--resume"]) == 2
     assert "give --out" in capsys.readouterr().err
+
+
+def test_of_several_rates_the_chosen_one_is_kept(model: Path, data: dict[str, str], tmp_path: Path) -> None:
+    options = {**QUICK, "lrs": (1e-7, 5e-3), "epochs": 3}
+    done = finetune(model, **data, out=tmp_path / "run", **options)
+    (score,) = done.scores
+    assert score.protocol["lr"] == 5e-3
+    rows = list(classify(data["val"], done.run_dir, device="cpu"))
+    assert accuracy(rows) == (round(24 * score.value), 24)
+
+
+def test_clips(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    free = {"arch": None, "dim": 16, "depth": 1, "heads": 2, "patch_size": 16, "positions": "sincos3d"}
+    data = {"image_size": 32, "clip": {"frames": 4, "stride": 2}, "scenes_count": 60}
+    made = {"name": "clips", "data": data, "mask": {"kind": "tubes"}, "model": free, "predictor": {"dim": 12}}
+    recipe = build_recipe(made, ())
+    source = save_model(tmp_path / "model", build_encoder(recipe.model, (32, 32), 3, recipe.frames), recipe)
+    options = {**QUICK, "epochs": 1, "tune": "last-n", "blocks": 1, "train_batch": 10}
+    done = finetune(source, train="scenes", val="scenes", out=tmp_path / "run", **options)
+    tuned = openjepa.load(done.run_dir)
+    clip = torch.randint(0, 255, (2, 3, 4, 32, 32), dtype=torch.uint8)
+    labels, shares = tuned.classify(clip)
+    assert tuned.probe is not None
+    assert shares.shape == (2, len(tuned.probe.classes))
+    assert set(labels) <= set(tuned.probe.classes)
+    rows = list(classify("scenes", tuned, device="cpu"))
+    assert accuracy(rows) == (round(len(rows) * done.scores[0].value), len(rows))

@@ -190,7 +190,7 @@ def _complete(folder: Path, file: str | None) -> bool:
 
 def _absent(repo: str, revision: str | None, file: str | None, why: str) -> CheckpointError:
     """The one line that says what to fetch by hand, and where to put it."""
-    files = file or "config.json, model.safetensors"
+    files = file or "the .json files and model.safetensors"
     at = f"https://huggingface.co/{repo}/tree/{revision or 'main'}"
     return CheckpointError(
         f"cannot download ({why}): fetch {files} of {at} elsewhere and put them into '{by_hand(repo)}'"

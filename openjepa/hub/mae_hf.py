@@ -215,13 +215,20 @@ def _decoder_config(loaded: LoadedModel, encoder: VisionTransformer, decoder: Pi
     mask = loaded.config.mask
     return {
         "architectures": ["ViTMAEForPreTraining"],
-        "decoder_hidden_size": decoder.predictor_embed.out_features,
+        "decoder_hidden_size": embedding_of(decoder).out_features,
         "decoder_num_hidden_layers": len(decoder.predictor_blocks),
         "decoder_num_attention_heads": heads_of(decoder),
         "decoder_intermediate_size": hidden_of(decoder.predictor_blocks[0]),
         "mask_ratio": mask.ratio[1] if isinstance(mask, RandomMask) else 0.75,
         "norm_pix_loss": loaded.config.target.transform == "layer_norm",
     }
+
+
+def embedding_of(decoder: PixelDecoder) -> nn.Linear:
+    """The layer between encoder and decoder."""
+    layer = decoder.predictor_embed
+    assert isinstance(layer, nn.Linear), "a pixel decoder reads one level"
+    return layer
 
 
 def heads_of(decoder: PixelDecoder) -> int:

@@ -31,7 +31,7 @@ from openjepa.hub.hf_pixels import PROCESSOR, clip_of, kept_of, pixels_of, video
 from openjepa.hub.hf_vit import Published, encoder_config, hidden_of, state_of, vit_blocks, write_published
 from openjepa.hub.key_bias import AddBias, MergeBias
 from openjepa.hub.keymaps import Drop, KeyMap, Rename, Rule, register_map
-from openjepa.hub.mae_hf import heads_of
+from openjepa.hub.mae_hf import embedding_of, heads_of
 from openjepa.hub.model_directory import LoadedModel, Which, split_parts
 from openjepa.methods import MaskedPixel
 from openjepa.models import PixelDecoder, VisionTransformer
@@ -187,11 +187,12 @@ def _add_zero_biases(parts: dict[str, dict[str, torch.Tensor]]) -> None:
 def save_videomae_model(folder: str | Path, loaded: LoadedModel) -> Path:
     """Write a directory that ``VideoMAEForPreTraining.from_pretrained`` opens, or ``VideoMAEModel`` where there is no decoder.
 
-    An older directory is replaced. The decoder's last norm has epsilon 1e-5 there, whatever ours has.
+    A decoder with a bias in front of it, as our training gives it, is left out with a warning: theirs has none. An older
+    directory is replaced. The decoder's last norm has epsilon 1e-5 there, whatever ours has.
 
     Raises:
-        CheckpointError: transformers' VideoMAE has no such model: clips, counted positions, a pixel decoder without a bias in
-            front. RunError: it cannot be written.
+        CheckpointError: transformers' VideoMAE has no such model: square clips, counted positions. RunError: it cannot be
+            written.
     """
     return write_published(folder, publish_videomae(loaded))
 
@@ -202,19 +203,25 @@ def publish_videomae(loaded: LoadedModel) -> Published:
     _check(encoder)
     state, keymap = state_of(encoder, "online"), VIDEOMAE_MODEL_HF
     config = _config(loaded, encoder)
-    if isinstance(decoder, PixelDecoder):
+    if isinstance(decoder, PixelDecoder) and _fits(decoder):
         keymap = VIDEOMAE_HF
         state |= state_of(decoder, "predictor")
         config |= _decoder_config(loaded, decoder)
-    try:
-        written = keymap.inverse().apply(state)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"transformers' VideoMAE cannot hold this decoder ({error}): write the encoder alone (predictor None)"
-        ) from error
+    written = keymap.inverse().apply(state)
     if any(bool(drop.tensor.any()) for drop in written.dropped.values() if not drop.tensor.is_meta):
         _log.info("biases of the keys are left out: softmax does not see them, and VideoMAE has none")
     return Published(config, written.tensors, (PROCESSOR, video_processor_of(loaded.config)))
+
+
+def _fits(decoder: PixelDecoder) -> bool:
+    """Whether theirs computes the same: it has no bias between encoder and decoder, and ours learns one."""
+    bias = embedding_of(decoder).bias
+    if bias.is_meta or not bool(bias.any()):
+        return True
+    _log.warning(
+        "transformers' VideoMAE has no bias between encoder and decoder, this one has: only the encoder is written"
+    )
+    return False
 
 
 def _check(encoder: VisionTransformer) -> None:
@@ -255,7 +262,7 @@ def _decoder_config(loaded: LoadedModel, decoder: PixelDecoder) -> dict[str, Any
         )
     return {
         "architectures": ["VideoMAEForPreTraining"],
-        "decoder_hidden_size": decoder.predictor_embed.out_features,
+        "decoder_hidden_size": embedding_of(decoder).out_features,
         "decoder_num_hidden_layers": len(decoder.predictor_blocks),
         "decoder_num_attention_heads": heads_of(decoder),
         "decoder_intermediate_size": hidden_of(decoder.predictor_blocks[0]),

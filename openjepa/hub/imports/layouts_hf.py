@@ -25,10 +25,11 @@ def directory_of(contents: Contents) -> HfDirectory:
 
 
 def is_timm(contents: Contents) -> bool:
-    """The authors' names without sections, with a table of positions; or a directory that names timm's architecture."""
-    return "model_type" not in contents.config and contents.has(
-        "patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight", "norm.weight"
-    )
+    """Names of an image encoder without sections, with a table of positions."""
+    names = ("patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight")
+    if "model_type" in contents.config or not contents.has(*names):
+        return False
+    return len(contents.shapes["patch_embed.proj.weight"]) == 4
 
 
 def _layout(native: Native, keymap: KeyMap) -> Layout:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-SAVE_EVERY = 300.0  # seconds; and at the end of every epoch
+SAVE_EVERY = 300.0  # seconds; and at the end of every epoch, as long as
+COST = 0.05  # saving takes no more than this share of the time
 
 
 class Tuned(nn.Module):
@@ -93,7 +94,7 @@ class State:
 
     def __init__(self, root: Path | None, settings: Mapping[str, Any]) -> None:
         self.root, self.settings = root, dict(settings)
-        self._saved = time.monotonic()
+        self._saved, self._cost = time.monotonic(), 0.0
 
     def restore(self, model: Tuned, optimizer: torch.optim.Optimizer) -> tuple[int, Mapping[str, Tensor]]:
         """Steps that are done, and the generators' states to go on from (empty at the beginning).
@@ -121,9 +122,13 @@ class State:
         log.info("goes on after step %d", found.step)
         return found.step, found.tensors["generators"]
 
-    def keep(self, step: int, model: Tuned, optimizer: torch.optim.Optimizer, *, now: bool) -> None:
-        """Save, at once or when it is time."""
-        if self.root is None or not (now or time.monotonic() - self._saved > SAVE_EVERY):
+    def keep(
+        self, step: int, model: Tuned, optimizer: torch.optim.Optimizer, at: Literal["step", "epoch", "end"]
+    ) -> None:
+        """Save at the end, and when it is time: at an epoch's end sooner than in its middle."""
+        begun = time.monotonic()
+        due = {"step": SAVE_EVERY, "epoch": min(self._cost / COST, SAVE_EVERY) if COST else 0.0, "end": 0.0}
+        if self.root is None or begun - self._saved < due[at]:
             return
         generators = {"cpu": torch.get_rng_state()}
         if next(model.parameters()).device.type == "cuda":
@@ -136,6 +141,7 @@ class State:
             keep=1,
         )
         self._saved = time.monotonic()
+        self._cost = self._saved - begun
 
 
 def state_of(
@@ -209,9 +215,9 @@ def train(
                 if config.clip is not None:
                     nn.utils.clip_grad_norm_([p for _, p in _learning(model)], config.clip)
                 optimizer.step()
-                epoch_ends = (step + 1) % sampler.steps_per_epoch == 0 or step + 1 == total
-                state.keep(step + 1, model, optimizer, now=epoch_ends)
-                if epoch_ends:
+                ends, epoch_ends = step + 1 == total, (step + 1) % sampler.steps_per_epoch == 0
+                state.keep(step + 1, model, optimizer, "end" if ends else "epoch" if epoch_ends else "step")
+                if epoch_ends or ends:
                     _tell(step, total, sampler.steps_per_epoch, float(loss.detach()), on_epoch)
     return model.eval(), rate
 

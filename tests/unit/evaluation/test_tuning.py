@@ -32,6 +32,11 @@ def vit(**changes: Any) -> VisionTransformer:
     return VisionTransformer(**{**options, "positions": Positions("learned"), **changes})
 
 
+@pytest.fixture(autouse=True)
+def save_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openjepa.evaluation.tuning.COST", 0.0)
+
+
 @pytest.fixture
 def bench(tmp_path, write, normalise, transform):
     train = open_source(write(tmp_path / "train", NAMES, 20, seed=0))

@@ -36,6 +36,11 @@ def write(root: Path, names: tuple[str, ...], count: int, seed: int) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def save_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openjepa.evaluation.tuning.COST", 0.0)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("data")

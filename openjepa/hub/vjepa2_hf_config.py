@@ -145,6 +145,8 @@ def _check_exportable(
         wrong = f"its clips are square, not {encoder.image_size[0]}×{encoder.image_size[1]}"
     elif not isinstance(recipe.predictor, NarrowPredictorConfig) or encoder.num_prefix_tokens:
         wrong = "it has a narrow predictor and no class token"
+    elif len(encoder.tap_blocks) > 1 or encoder.positions.plane is not None:  # their tensors alone would not tell
+        wrong = "it has one final norm and counts rows and columns in whole patches: no model.taps, no model.rope_grid"
     elif probe is not None:
         heads = _cross(probe).xattn.heads
         if probe.pooler.form != "vjepa2" or probe.pooler.query_tokens.shape[1] != 1:

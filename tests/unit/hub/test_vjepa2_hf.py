@@ -338,6 +338,9 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_what_transformers_cannot_hold_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="rope_pairing tiled"):
         save_vjepa2(tmp_path / "a", ours(rope_pairing="interleaved"))
+    for newer in ({"rope_grid": 16}, {"taps": 3}):
+        with pytest.raises(CheckpointError, match=r"no model.taps, no model.rope_grid"):
+            save_vjepa2(tmp_path / "a", ours(**newer))
     with pytest.raises(CheckpointError, match="as many heads as the encoder, 2, not 4"):
         save_vjepa2(tmp_path / "a", ours(), probe_of(heads=4))
     with pytest.raises(CheckpointError, match="3 classes are named for 4 logits"):

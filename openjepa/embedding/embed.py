@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from openjepa.embedding.encoding import Dtype, Tokens
+from openjepa.embedding.encoding import Dtype, Tokens, pick_device
 from openjepa.embedding.filling import OnProgress, covered, fill, fill_with, wait_for_ranks
 from openjepa.embedding.formats import Format, format_of
 from openjepa.embedding.order import Order
@@ -101,7 +100,7 @@ def embed(
     name = str(model) if isinstance(model, Path) else model
     work = Work(
         str(data), name, tokens, layers, clips or ClipOptions(), window, hop, split, batch_size, workers,
-        _device(device), precision, dtype, None if probe is None else str(probe),
+        pick_device(device), precision, dtype, None if probe is None else str(probe),
     )  # fmt: skip
     _check_engine(work, jobs, engine)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -276,25 +275,6 @@ def _result(store: Store, computed: int, started: float) -> Embedded:
     failed = (~store.ok).nonzero()[0].tolist()
     bad = {store.ids[row]: str(store.meta["error"][row]) for row in failed[:_SHOWN]}
     return Embedded(store.path, len(store), len(failed), store.shape, computed, time.monotonic() - started, bad)
-
-
-def _device(wish: str) -> str:
-    """A device that is there; ``auto`` under a launcher is this rank's GPU. Raises ConfigError."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if wish == "auto":
-        if count:
-            return f"cuda:{local % count}" if "LOCAL_RANK" in os.environ else "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, number = wish.partition(":")
-    there = {"cpu": 1, "cuda": count, "mps": int(torch.backends.mps.is_available())}.get(kind)
-    if there is None or (number and not number.isdecimal()):
-        raise ConfigError(
-            f"device '{wish}' is none of auto, cpu, cuda, cuda:N, mps{nearest(kind, ('cpu', 'cuda', 'mps'))}"
-        )
-    if int(number or 0) >= there:
-        raise ConfigError(f"device '{wish}' is not there: torch finds {there} {kind} devices here; use cpu or auto")
-    return wish
 
 
 def _check_engine(work: Work, jobs: int, engine: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 import torch
@@ -120,3 +121,22 @@ def pooler_of(probe: Any, model: AnyModel) -> nn.Module:
     if width != model.encoder.embed_dim:
         raise ConfigError(f"{probe.source} reads tokens of {width} numbers, {model.name} has {model.encoder.embed_dim}")
     return pooler
+
+
+def pick_device(wish: str) -> str:
+    """A device that is there; ``auto`` under a launcher is this rank's GPU. Raises ConfigError."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if wish == "auto":
+        if count:
+            return f"cuda:{local % count}" if "LOCAL_RANK" in os.environ else "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = wish.partition(":")
+    there = {"cpu": 1, "cuda": count, "mps": int(torch.backends.mps.is_available())}.get(kind)
+    if there is None or (number and not number.isdecimal()):
+        raise ConfigError(
+            f"device '{wish}' is none of auto, cpu, cuda, cuda:N, mps{nearest(kind, ('cpu', 'cuda', 'mps'))}"
+        )
+    if int(number or 0) >= there:
+        raise ConfigError(f"device '{wish}' is not there: torch finds {there} {kind} devices here; use cpu or auto")
+    return wish

@@ -8,12 +8,14 @@ had children: rows are equal then, and counted once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ except ImportError:  # not on Windows: there two commands at once are not told a
 log = logging.getLogger(__name__)
 
 PLAN, WINDOWS, LOCK, JOINED = "plan.json", "windows.npy", "lock", "joined"
+LOCK_SECONDS = 12.0  # twice what orphaned loader processes take to notice
 _VALUES, _TEXTS = "values.safetensors", "texts.json"
 _NAME = re.compile(r"^rows-(\d+)-(\d+)$")
 
@@ -138,25 +141,40 @@ class PartsFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder, so that the same command twice at a time is an error. Raises RunError."""
+        """Hold the folder, so that the same command twice at a time is an error.
+
+        Loader processes of a killed command hold its lock for some seconds more: they are waited for. Raises RunError.
+        """
+        until = time.monotonic() + LOCK_SECONDS
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            while (handle := self._lock()) is None:
+                if time.monotonic() > until:
+                    raise RunError(f"another process is filling '{self.path}': wait for it, or name another --out")
+                time.sleep(0.1)
         except OSError as error:
             raise write_error(self.path, error) from error
         try:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise RunError(
-                        f"another process is filling '{self.path}': wait for it, or name another --out"
-                    ) from None
-                except OSError:  # a file system without locks
-                    pass
             yield
         finally:
             os.close(handle)
+
+    def _lock(self) -> int | None:
+        """A handle that holds the lock; None: somebody else does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(handle).st_ino == (self.path / LOCK).stat().st_ino:
+                return handle
+        except (BlockingIOError, FileNotFoundError):  # held; or its holder finished and removed the folder just now
+            pass
+        except OSError as error:
+            if error.errno in (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):  # a file system without locks
+                return handle
+            raise
+        os.close(handle)
+        return None
 
     def _place(self, span: Span) -> Path:
         return self.path / f"rows-{span[0]:010d}-{span[1]:010d}"

@@ -13,7 +13,7 @@ from torch import nn
 
 import openjepa
 from openjepa.data import Source
-from openjepa.embedding.encoding import Dtype, Encoding, Tokens, pooler_of
+from openjepa.embedding.encoding import Dtype, Encoding, Tokens, pick_device, pooler_of
 from openjepa.embedding.order import Order, Slide, Span, batches_of, count_rows
 from openjepa.embedding.reading import Read, Reader
 from openjepa.embedding.rows import Rows
@@ -184,6 +184,7 @@ def iterate(data: str | Path, model: str | Path | AnyModel, **settings: Any) -> 
         rows in the order of the data; ``rows.values`` is ``(n, *shape)``, NaN where ``rows.texts["error"]`` says why, and
         None when no row of the batch could be read.
     """
+    settings["device"] = pick_device(settings.get("device", "auto"))
     work = Work(str(data), str(model) if isinstance(model, Path) else model, **settings)
     job = work.open()
     order = job.order()

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openjepa.embedding import embed, encoding, filling, open_store
+from openjepa.embedding import embed, encoding, filling, open_store, parts
 from openjepa.embedding.parts import PartsFolder
 from openjepa.errors import ConfigError, RunError
 
@@ -86,6 +86,20 @@ def test_killed_at_20_random_moments_nothing_is_missing_or_twice(tmp_path, pictu
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npz", "whole.npz"]
 
 
+def test_only_the_main_process_killed_its_loader_is_waited_for(tmp_path, pictures, image_model, whole):
+    fork = multiprocessing.get_context("fork")
+    child = fork.Process(target=slow_embed, args=(pictures, image_model, tmp_path / "f.npz"))
+    child.start()
+    folder = PartsFolder.beside(tmp_path / "f.npz")
+    while len(folder.spans()) < 3:
+        time.sleep(0.01)
+    child.kill()
+    child.join()
+    found = embed(pictures, image_model, tmp_path / "f.npz", device="cpu", workers=0)
+    assert found.computed <= 30 - 6
+    same(open_store(found.path), whole)
+
+
 def test_two_processes_compute_the_same_rows(tmp_path, pictures, image_model, whole):
     seen: list[int] = []
     found = embed(
@@ -116,8 +130,9 @@ def test_what_a_process_says_comes_back_as_one_line(tmp_path, pictures, image_mo
     assert "\n" not in str(caught.value)
 
 
-def test_two_commands_at_once_are_refused(tmp_path, pictures, image_model):
+def test_two_commands_at_once_are_refused(tmp_path, pictures, image_model, monkeypatch):
     pytest.importorskip("fcntl")
+    monkeypatch.setattr(parts, "LOCK_SECONDS", 0.3)
     folder = PartsFolder.beside(tmp_path / "f.npz")
     with folder.locked(), pytest.raises(RunError, match="another process is filling"):
         embed(pictures, image_model, tmp_path / "f.npz", workers=0, device="cpu")

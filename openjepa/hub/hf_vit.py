@@ -24,7 +24,8 @@ TABLE = "online.pos_embed"
 TABLE_REASON = "positions: computed where they are the sincos table, kept as a learned one where not"
 ORDERS: tuple[Order, ...] = ("column_first", "row_first")
 _OURS = ("online.", "predictor.predictor_", "predictor.mask_token")  # beginnings of names nobody else has
-CLOSE = 1e-4  # a table's largest distance from the formula; another order or grid differs by about one
+_ROUNDED = {torch.float16: 1e-3, torch.bfloat16: 8e-3}  # a table's largest distance from the formula, rounded as it is
+_CLOSE = 1e-4  # in other precisions; another order or grid differs by about one
 
 
 def vit_blocks(theirs: str, ours: str, biases: tuple[Rule, ...] = ()) -> tuple[Rule, ...]:
@@ -98,7 +99,8 @@ def order_of(table: Tensor, grid: tuple[int, int]) -> Order | None:
         return None
     if table.is_meta:
         return ORDERS[0]
-    found = (order for order in ORDERS if _far(table, sincos2d(table.shape[1], grid, order)) < CLOSE)
+    most = _ROUNDED.get(table.dtype, _CLOSE)
+    found = (order for order in ORDERS if _far(table, sincos2d(table.shape[1], grid, order)) < most)
     return next(found, None)
 
 

@@ -240,7 +240,7 @@ def _published_probe(directory: HfDirectory, weights: Mapping[str, Tensor]) -> P
         raise CheckpointError("a pooler without classifier.weight is no V-JEPA 2 classifier")
     count, dim = found["linear.weight"].shape
     depth = 1 + int(directory.get("num_pooler_layers", 3))
-    with torch.random.fork_rng(devices=[]):
+    with torch.device("meta"):  # the file's tensors take the places of the weights
         probe = AttentiveClassifier(dim, int(directory.get("num_attention_heads", 16)), count, depth=depth)
     load_strict(probe, found)
     for module in probe.modules():

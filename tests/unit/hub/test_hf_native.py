@@ -400,6 +400,36 @@ def test_weights_of_older_kinds_and_in_several_files_are_read(tmp_path: Path) ->
             close(tokens(open_hf_model(tmp_path / name), x), features(network, x))
 
 
+@pytest.mark.parametrize("kind", ["IJepaModel", "ViTMAEForPreTraining", "VideoMAEForPreTraining"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_weights_of_half_precision_are_widened_and_their_tables_known(
+    kind: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    loaded = as_loaded(tmp_path, ours({"IJepaModel": "ijepa", "ViTMAEForPreTraining": "mae"}.get(kind, "videomae")))
+    network, _ = load_back(kind, save_hf_model(tmp_path / "full", loaded))
+    network.to(dtype).save_pretrained(tmp_path / "half")
+    half = open_hf_model(tmp_path / "half")
+    assert half.config.model.positions == loaded.config.model.positions
+    assert {value.dtype for value in half.encoder.parameters()} == {torch.float32}
+    with torch.no_grad():
+        x = pixels(network.config)
+        found, wanted = tokens(half, x), tokens(loaded, x)
+    assert float((found - wanted).abs().max() / wanted.abs().max()) < 0.1
+
+
+@pytest.mark.parametrize("kind", ["ijepa", "mae"])
+def test_images_of_another_size_have_the_places_transformers_gives_them(kind: str, tmp_path: Path) -> None:
+    loaded = as_loaded(tmp_path, ours(kind))
+    network, _ = load_back(CLASSES[kind], save_hf_model(tmp_path / "out", loaded))
+    x = torch.randn(2, 3, 48, 40, generator=torch.Generator().manual_seed(1))
+    inner, options = getattr(network, "vit", network), {"interpolate_pos_encoding": True}
+    if kind == "mae":
+        inner.config.mask_ratio = 0.0
+        options["noise"] = torch.arange(30.0).expand(2, -1)
+    with torch.no_grad():
+        close(tokens(loaded, x), inner(x, **options).last_hidden_state)
+
+
 def changed(folder: Path, **changes: Any) -> Path:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))

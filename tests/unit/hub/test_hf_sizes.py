@@ -40,6 +40,39 @@ def test_transformers_sizes(name: str) -> None:
     assert loaded.config.model.heads == config["num_attention_heads"]
 
 
+VJEPA2: dict[str, tuple[str, dict[str, Any]]] = {
+    "facebook/vjepa2-vitl-fpc64-256": ("VJEPA2Model", {}),
+    "facebook/vjepa2-vith-fpc64-256": ("VJEPA2Model", {"hidden_size": 1280, "num_hidden_layers": 32}),
+    "facebook/vjepa2-vitg-fpc64-384-ssv2": (
+        "VJEPA2ForVideoClassification",
+        {
+            "hidden_size": 1408,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 22,
+            "mlp_ratio": 48 / 11,
+            "crop_size": 384,
+            "num_pooler_layers": 3,
+            "id2label": {str(number): f"class {number}" for number in range(174)},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VJEPA2)
+def test_v_jepa_2_sizes(name: str) -> None:
+    transformers = pytest.importorskip("transformers", reason="extra 'hf' is not installed")
+    kind, changes = VJEPA2[name]
+    with torch.device("meta"):
+        network = getattr(transformers, kind)(transformers.VJEPA2Config(**changes))
+    tensors, native = network.state_dict(), NATIVE["vjepa2"]
+    about = {**network.config.to_dict(), "model_type": "vjepa2"}
+    loaded = native.finish(HfDirectory(Path(name), about, tensors), "deployed")
+    assert (loaded.probe is not None) == ("Classification" in kind)
+    published = native.publish(loaded)
+    assert {key: value.shape for key, value in published.tensors.items()} == {k: v.shape for k, v in tensors.items()}
+    assert published.config["mlp_ratio"] == pytest.approx(changes.get("mlp_ratio", 4.0))
+
+
 def timm_shapes(dim: int, depth: int, hidden: int, patch: int, size: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
         "pos_embed": (1, (size // patch) ** 2, dim),

@@ -24,7 +24,7 @@ from openjepa.evaluation.request import Bench, Request
 from openjepa.evaluation.score import Score
 from openjepa.evaluation.tokens import MEMORY_BYTES, TokenSides, open_tokens
 from openjepa.features.clips import clips_of
-from openjepa.models import NarrowPredictor
+from openjepa.models import NarrowPredictor, PixelDecoder
 from openjepa.types import Ids, Tokens
 
 NAME = "anticipation"
@@ -220,9 +220,13 @@ def _timed(clips: Clips | None) -> Clips:
 
 def _check_predictor(predictor: nn.Module, width: int) -> None:
     """Raise ConfigError for what does not predict tokens of the encoder's width at given places."""
-    if not isinstance(predictor, NarrowPredictor) or predictor.predictor_proj.out_features != predictor.levels * width:
+    if not isinstance(predictor, NarrowPredictor) or isinstance(predictor, PixelDecoder):
         raise ConfigError(
             f"{NAME} asks a predictor of hidden features for those of the future, and {type(predictor).__name__} gives none"
+        )
+    if predictor.predictor_proj.out_features != predictor.levels * width:
+        raise ConfigError(
+            f"{NAME}: the predictor speaks of another encoder's features (distilled), not of {width} channels"
         )
 
 

@@ -78,6 +78,15 @@ def test_the_mask_token_must_be_there(place):
     assert Foreseeing(model.encoder, one, 0, Foresight(mask_token=1)).token == 0
 
 
+def test_a_distilled_predictor_is_refused_by_name(place):
+    model = openjepa.load(place / "model")
+    sources = [model.open(place / "train"), model.open(place / "val", "val")]
+    teacher = NarrowPredictor(embed_dim=24, grid=(2, 2, 2), dim=24, depth=1, heads=2, out_dim=40)
+    bench = Bench(model.encoder, model.normalise, model.transform, *sources, predictor=teacher)
+    with pytest.raises(ConfigError, match="another encoder's features .distilled., not of 24 channels"):
+        anticipate(bench, Foresight(tau=0.5), GRID)
+
+
 def test_of_several_levels_the_last_is_the_feature():
     torch.manual_seed(0)
     options = {"image_size": (16, 16), "frames": 4, "patch_size": 8, "dim": 24, "depth": 2, "heads": 2, "taps": 2}

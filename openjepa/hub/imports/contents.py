@@ -28,6 +28,8 @@ HINTS = {
     "frame_causal": "V-JEPA 2-AC: whether a frame sees only itself and those before it",
     "uniform_power": "V-JEPA: whether time, row and column have equally many channels of the position table",
 }
+_TRUTHS = ("extrinsics", "frame_causal", "uniform_power")
+_COUNTS = ("heads", "predictor_heads", "frames", "groups", "group_size")
 _META, _GOLDEN = "meta.json", "checkpoint.pt"
 _INDEX = "model.safetensors.index.json"
 _WRAPPERS = ("module.", "backbone.")
@@ -89,12 +91,13 @@ def read_contents(path: str | Path, hints: Mapping[str, Any] | None = None) -> C
     hints: see :data:`HINTS`; they come before what ``meta.json`` says.
 
     Raises:
-        ConfigError: an unknown hint. CheckpointError: unreadable, truncated, or a pickle with code (nothing is executed).
+        ConfigError: an unknown hint, or one of the wrong kind. CheckpointError: unreadable, truncated, or a pickle with code (nothing is executed).
     """
     path, given = Path(path), dict(hints or {})
     for name in given:
         if name not in HINTS:
             raise ConfigError(f"no hint '{name}'{nearest(name, HINTS)}: there are {', '.join(HINTS)}")
+        _check_kind(name, given[name], "the hint")
     if path.is_dir() and (path / _GOLDEN).is_file():
         path = path / _GOLDEN
     if path.is_dir():
@@ -103,7 +106,29 @@ def read_contents(path: str | Path, hints: Mapping[str, Any] | None = None) -> C
         siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         raise CheckpointError(f"there is no '{path}'{nearest(path.name, siblings)}")
     beside = _json(path.parent / _META) if (path.parent / _META).is_file() else {}
-    return Contents(path, read_tensors(path), {}, {**{k: v for k, v in beside.items() if k in HINTS}, **given})
+    told = {name: value for name, value in beside.items() if name in HINTS}
+    for name, value in told.items():
+        _check_kind(name, value, f"'{path.parent / _META}':")
+    return Contents(path, read_tensors(path), {}, {**told, **given})
+
+
+def _check_kind(name: str, value: object, where: str) -> None:
+    """Raise ConfigError for a value that cannot be what a hint stands for; None says nothing, and may."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if name in _TRUTHS:
+        good, kind = isinstance(value, bool), "true or false"
+    elif name in _COUNTS:
+        good, kind = whole and value >= 1, "a whole number from 1"  # type: ignore[operator]
+    elif name == "fps":
+        good, kind = (whole or isinstance(value, float)) and value > 0, "a number above 0"  # type: ignore[operator]
+    elif name == "image_size":
+        pair = list(value) if isinstance(value, list | tuple) else [value]
+        good = len(pair) <= 2 and bool(pair) and all(type(side) is int and side >= 1 for side in pair)
+        kind = "pixels of a side, or [height, width]"
+    else:
+        good, kind = isinstance(value, str), "a name"
+    if value is not None and not good:
+        raise ConfigError(f"{where} {name} = {value!r} is not {kind} ({HINTS[name]})")
 
 
 def _directory(folder: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,27 @@ def test_half_matching_files_load_nothing(tmp_path: Path, change, words: str) ->
     with pytest.raises(CheckpointError, match=words) as caught:
         import_weights(write(tmp_path, flat), hints={"heads": 4})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("hints", "words"),
+    [
+        ({"heads": "many"}, "the hint heads = 'many' is not a whole number from 1"),
+        ({"heads": True}, "heads = True is not a whole number"),
+        ({"frames": 0}, "frames = 0 is not a whole number from 1"),
+        ({"extrinsics": "no"}, "extrinsics = 'no' is not true or false"),
+        ({"fps": -4}, "fps = -4 is not a number above 0"),
+        ({"image_size": [32] * 3}, r"image_size = .* is not pixels of a side, or"),
+        ({"family": 2}, "family = 2 is not a name"),
+    ],
+)
+def test_hints_of_the_wrong_kind_are_one_line(tmp_path: Path, hints: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        import_weights(write(tmp_path, small()), hints={"heads": 4, **hints})
+    path = write(tmp_path, small())
+    (tmp_path / "meta.json").write_text(json.dumps({"heads": 4, **hints}))
+    with pytest.raises(ConfigError, match=r"meta.json': " + words.removeprefix("the hint ")):
+        import_weights(path)
 
 
 def test_a_saved_import_loads_again(tmp_path: Path) -> None:

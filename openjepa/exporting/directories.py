@@ -123,34 +123,38 @@ def export_directory(model: AnyModel, path: Path, format: Format, card: Callable
     writer, loaded = WRITERS[format], model.loaded
     kept = [part for part in (loaded.encoder, loaded.target, loaded.online, loaded.predictor) if part is not None]
     networks = nn.ModuleList(dict.fromkeys(kept))
+    takes, inputs = _inputs(model, format)
     with frozen(networks), place_for(path, networks) as place:
         writer.save(place, loaded)
         with torch.no_grad():
-            checks = _check(model, writer, place, format)
-        notes = writer.left_out(loaded, place)
-        plan = plan_input(model, dynamic="batch")
-        width = model.encoder.embed_dim
-        done = Exported(
-            path,
-            format,
-            max(c.error for c in checks),
-            plan.describe(),
-            f"tokens (batch, N, {width})",
-            (),
-            checks,
-            notes,
-        )
+            checks = _check(model, writer, place, inputs)
+        notes, error = writer.left_out(loaded, place), max(check.error for check in checks)
+        gives = f"tokens (batch, N, {model.encoder.embed_dim})"
+        done = Exported(path, format, error, takes, gives, (), checks, notes)
         if card is not None and format != "safetensors":
             (place / "README.md").write_text(card(done), encoding="utf-8")
-    return Exported(path, format, done.error, done.inputs, done.output, files_at(path), checks, notes)
+    return replace(done, files=files_at(path))
 
 
-def _check(model: Model, writer: Writer, place: Path, format: Format) -> tuple[Check, ...]:
-    """The encoder on two batch sizes, and the classifier where it was written too."""
+def _inputs(model: Model, format: Format) -> tuple[str, list[Tensor]]:
+    """What the network takes, in words, and inputs of two batch sizes to compare it on."""
+    points = model.config.data.points
+    if points is not None and format == "safetensors":
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(batch, points.groups, 1 + points.group_size, 3) for batch in (1, 2)]
+        words = f"points (batch, {points.groups}, {1 + points.group_size}, 3) float32, each group behind its centre"
+        return words, [torch.randn(shape, generator=generator) for shape in shapes]
     plan = plan_input(model, dynamic="batch")
-    inputs = [plan.draw(shape) for shape in plan.checks()]
+    brief = plan
+    if model.encoder.positions.kind in ("sincos3d", "rope3d"):  # which go on in time in every library
+        brief = replace(plan, frames=plan.short_of())
+    return plan.describe(), [plan.draw(shape) for shape in brief.checks()]
+
+
+def _check(model: Model, writer: Writer, place: Path, inputs: list[Tensor]) -> tuple[Check, ...]:
+    """The encoder on every input, and the classifier where it was written too."""
     checks = check_export(writer.open(place), model.encoder.forward_features, inputs, writer.reader)
-    if format == "hf" and _classifies(model.loaded, place):
+    if writer.open is read_hf and _classifies(model.loaded, place):
         assert model.probe is not None
         head, features = model.probe.classifier, model.encoder.forward_features
         read = read_hf_classifier(place)

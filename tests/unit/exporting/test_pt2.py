@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from torch import nn
 
 import openjepa
 from openjepa.errors import CheckpointError, ConfigError, RunError
-from openjepa.exporting import dispatch, export
+from openjepa.exporting import InputPlan, dispatch, export
 from openjepa.exporting.graph_files import open_pt2
 from openjepa.exporting.verify import check_export, relative_error
+from openjepa.hub.provenance import PublishedProbe
 from openjepa.model import Model
+from openjepa.models.linear_head import LinearHead
 
 Saved = Callable[[str], Path]
 
@@ -127,3 +130,29 @@ def test_the_error_is_relative_to_the_largest_value() -> None:
     assert relative_error(torch.zeros(2), torch.zeros(3)) == float("inf")
     with pytest.raises(CheckpointError, match=r"shape \(2, 3\) instead of \(2, 1\)"):
         check_export(lambda x: x, lambda x: x[:, :1], [torch.ones(2, 3)], "it")
+
+
+def test_long_clips_are_checked_on_shorter_ones() -> None:
+    """64 frames of 256 px are 8,192 tokens: minutes of arithmetic and gigabytes of attention."""
+    plan = InputPlan(3, (256, 256), 64, (16, 16), 2, False, ("batch", "frames", "height", "width"))
+    assert plan.checks()[0] == (1, 3, 32, 256, 256)
+    assert all(shape[2] <= 34 for shape in plan.checks())
+    assert replace(plan, dynamic=("batch",)).checks() == ((1, 3, 64, 256, 256), (2, 3, 64, 256, 256))
+    assert replace(plan, size=(4096, 4096)).short_of() == 4  # two tubelets at least
+
+
+@pytest.mark.parametrize("pooling", ["mean", "class"])
+def test_a_fine_tuned_classifier_as_a_graph(saved: Saved, tmp_path: Path, pooling: Any) -> None:
+    torch.manual_seed(2)
+    probe = PublishedProbe(LinearHead(24, 3, pooling).eval(), ("ash", "elm", "oak"), "tuned")
+    loaded = openjepa.load(saved("class token"))
+    assert isinstance(loaded, Model)
+    model = Model(replace(loaded.loaded, probe=probe))
+    done = export(model, tmp_path / "m.pt2", "pt2", output="logits", preprocessing=True, dynamic="batch")
+    pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    logits = open_pt2(done.path)(pixels)
+    assert relative_error(logits.softmax(-1), model.classify(pixels)[1]) < 1e-5
+    export(model, tmp_path / "ours")
+    again = openjepa.load(tmp_path / "ours")
+    assert again.probe is not None
+    assert again.probe.classes == probe.classes

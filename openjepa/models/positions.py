@@ -76,10 +76,18 @@ class Positions:
         return resample_positions(table, (native[-2], native[-1]), (grid[-2], grid[-1]))
 
     def _sinusoid_for(self, table: Tensor, native: Grid, grid: Grid) -> Tensor:
-        """As many tubelets as ``grid`` has, all resampled to its rows and columns at once."""
-        frames, plane = _three(grid)[0], (native[-2], native[-1])
-        whole = sinusoid(table.shape[-1], (frames, *plane)).to(table)  # (t·h·w, D)
-        return resample_positions(whole, plane, (grid[-2], grid[-1]))
+        """As many tubelets as ``grid`` has, each resampled to its rows and columns.
+
+        Resampling is linear, and frame t is the first one turned by the angle of its first token, sin(a + b) = sin a cos b +
+        cos a sin b: one frame is resampled, whatever the length of the clip.
+        """
+        frames, dim, plane = _three(grid)[0], table.shape[-1], (native[-2], native[-1])
+        first = resample_positions(sinusoid(dim, (1, *plane)).to(table), plane, (grid[-2], grid[-1]))  # (h'·w', D)
+        sine, cosine = first.unflatten(1, (dim // 2, 2)).unbind(-1)
+        start = sincos1d(dim, torch.arange(frames) * plane[0] * plane[1]).to(table)[:, None]  # (t, 1, D)
+        turn_sine, turn_cosine = start.chunk(2, dim=-1)
+        turned = (turn_sine * cosine + turn_cosine * sine, turn_cosine * cosine - turn_sine * sine)
+        return torch.stack(turned, dim=-1).flatten(2).flatten(0, 1)
 
     def rotation(self, head_dim: int, grid: Grid) -> Tensor:
         """Cosines and sines ``(2, N, head_dim)`` of every token of ``grid``, in whole patches or scaled to ``plane``."""

@@ -8,11 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from openjepa.data import read_batches
+from openjepa.data.readers import is_image_name
+from openjepa.data.video_listing import is_video_name
 from openjepa.errors import ConfigError
 from openjepa.features import ClipOptions
 from openjepa.features.classify import class_probabilities
 from openjepa.hub.atomic import write_file
+from openjepa.hub.provenance import PublishedProbe
 from openjepa.judging import choose_device
 from openjepa.loading import load
 from openjepa.model import AnyModel
@@ -45,7 +50,7 @@ def classify(
     """The likeliest classes of every file, in order, as they come; unreadable files come last, with their error.
 
     Args:
-        data: folder of images or videos (labels are not needed), or a list file. model: a fine-tuned classifier, or what
+        data: folder of images or videos (labels are not needed), a list file, or one image or video. model: a fine-tuned classifier, or what
             :func:`load` takes together with ``probe``, a published attentive classifier for it. top: classes per file.
 
     Raises:
@@ -58,21 +63,28 @@ def classify(
     if found is None:
         raise ConfigError(f"{loaded.name} has no classifier: fine-tune one with --out, or give --probe")
     seen = loaded.seen(clips or ClipOptions()).to(choose_device(device))
+    if Path(data).is_file() and (is_image_name(str(data)) or is_video_name(str(data))):
+        _, shares = seen.classify([data])
+        yield _row(str(data), shares[0], found, top)
+        return
     source = seen.open(data, "val")
     bad: dict[str, str] = {}
     for batch in read_batches(source, seen.transform, batch_size=batch_size, workers=workers, bad=bad):
         shares = class_probabilities(
             seen.encoder, found.classifier, [batch], normalise=seen.normalise, device=choose_device(device)
         )
-        values, places = shares.topk(min(top, shares.shape[1]))
-        for index, row, numbers in zip(batch.ids.tolist(), values.tolist(), places.tolist(), strict=True):
+        for index, share in zip(batch.ids.tolist(), shares, strict=True):
             label = source.label(index)
             truth = source.classes[label] if source.classes and label >= 0 else None
-            truth = truth if truth in found.classes else None
-            names = tuple(found.name_of(number) for number in numbers)
-            yield Classified(source.item_id(index), names, tuple(row), truth)
+            yield _row(source.item_id(index), share, found, top, truth if truth in found.classes else None)
     for name, reason in bad.items():
         yield Classified(name, error=reason)
+
+
+def _row(path: str, shares: Tensor, probe: PublishedProbe, top: int, truth: str | None = None) -> Classified:
+    """The ``top`` likeliest of the probabilities ``(K,)``."""
+    values, places = shares.topk(min(top, len(shares)))
+    return Classified(path, tuple(map(probe.name_of, places.tolist())), tuple(values.tolist()), truth)
 
 
 def write_csv(path: str | Path, rows: Sequence[Classified]) -> Path:

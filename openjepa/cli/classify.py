@@ -13,7 +13,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 
 
 def classify(
-    data: Annotated[str, typer.Argument(help="folder of images or videos, with labels or without, or a list file")],
+    data: Annotated[
+        str, typer.Argument(help="folder of images or videos, with labels or without, a list file, or one file")
+    ],
     model: Annotated[
         str, typer.Option("--model", "-m", help="a fine-tuned classifier; with --probe any model that load opens")
     ],

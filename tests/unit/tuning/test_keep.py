@@ -155,6 +155,8 @@ def test_a_broken_image_in_the_middle(kept: FineTuned, tmp_path: Path) -> None:
         colour = np.full((20, 20, 3), COLOURS[name], dtype=np.uint8)
         Image.fromarray(colour).save(flat / f"{2 * i}.png")
     (flat / "1.png").write_bytes(b"no image")
+    (alone,) = classify(flat / "2.png", kept.run_dir, device="cpu")
+    assert alone.labels == ("red",)
     rows = list(classify(flat, kept.run_dir, device="cpu"))
     assert [row.path for row in rows] == ["0.png", "2.png", "1.png"]
     assert rows[2].error
@@ -169,6 +171,9 @@ def test_what_cannot_be_classified(model: Path, kept: FineTuned, tmp_path: Path)
         next(classify(tmp_path, model))
     with pytest.raises(DataError):
         next(classify(tmp_path / "none", kept.run_dir))
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="bad.png"):
+        next(classify(tmp_path / "bad.png", kept.run_dir))
     with pytest.raises(ConfigError, match="--top 0"):
         next(classify(tmp_path, model, top=0))
 

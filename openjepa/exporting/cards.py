@@ -8,7 +8,7 @@ from torch import Tensor
 
 from openjepa.exporting.directories import card_of, public
 from openjepa.exporting.result import Exported, Format
-from openjepa.hub.card import front_matter, licence_words
+from openjepa.hub.card import front_matter, licence_entries, licence_words
 from openjepa.model import AnyModel, ForeignModel, Model
 
 _LIBRARY = {"safetensors": "openjepa", "hf": "transformers", "timm": "timm", "onnx": "onnx", "pt2": "pytorch"}
@@ -34,7 +34,7 @@ def render_export_card(model: AnyModel, done: Exported, *, repo: str | None = No
     kind = "image" if model.clip is None else "video"
     known = licence or licence_of(model)
     about = {
-        "license": known.lower() if known else None,
+        **licence_entries(known),
         "library_name": _LIBRARY[done.format],
         "pipeline_tag": "image-feature-extraction" if kind == "image" else None,
         "tags": ["openjepa", "jepa", "self-supervised", f"{kind}-feature-extraction"],

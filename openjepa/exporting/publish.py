@@ -13,6 +13,7 @@ from openjepa.exporting.cards import render_export_card
 from openjepa.exporting.dispatch import GRAPHS, export
 from openjepa.exporting.graph import first_line
 from openjepa.exporting.result import Exported, Format
+from openjepa.hub.card import licence_entries
 from openjepa.hub.model_directory import README, Which
 from openjepa.loading import load
 from openjepa.model import AnyModel
@@ -93,7 +94,8 @@ def _write_card(model: AnyModel, folder: Path, done: Exported, repo: str, licenc
     else:
         text = page.read_text(encoding="utf-8").replace(_FOLDER, f"hf:{repo}")
         if licence is not None:
-            text = re.sub(r"\A---\n(license: .*\n)?", f"---\nlicense: {licence.lower()}\n", text)
+            told = "".join(f"{name}: {value}\n" for name, value in licence_entries(licence).items())
+            text = re.sub(r"\A---\n(license.*\n)*", lambda _: f"---\n{told}", text)
     page.write_text(text, encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,11 @@ LICENCE = (
     "These weights were made by the person who ran the training, and they are theirs: openjepa (Apache-2.0) claims no "
     "right in them. What the training data allows still holds."
 )
+_HUB_LICENCES = {  # those of the Hub's list that weights of vision models have had
+    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
+    *("cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "gpl-3.0", "agpl-3.0", "lgpl-3.0", "mpl-2.0", "openrail", "unlicense"),
+    *("unknown", "other"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,15 @@ def front_matter(entries: Mapping[str, object]) -> list[str]:
     return ["---", *yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).splitlines(), "---"]
 
 
+def licence_entries(licence: str | None) -> dict[str, str]:
+    """How the Hub wants a licence written: its own identifier, or ``other`` with a name; it refuses a card with anything else."""
+    if not licence:
+        return {}
+    if licence.lower() in _HUB_LICENCES:
+        return {"license": licence.lower()}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-")}
+
+
 def licence_words(provenance: Provenance | None) -> str:
     """What a card says of the right to use weights that were trained here, or that somebody published."""
     if provenance is None:
@@ -64,7 +79,7 @@ def render_card(recipe: Recipe, card: ModelCard, files: Mapping[str, str], archi
     )
     origin, (kind, patch, takes, use) = card.provenance, _input_words(recipe)
     about = {
-        "license": None if origin is None or not origin.licence else origin.licence.lower(),
+        **licence_entries(None if origin is None else origin.licence),
         "library_name": "openjepa",
         "tags": ["jepa", "self-supervised", f"{kind.replace(' ', '-')}-feature-extraction"],
     }

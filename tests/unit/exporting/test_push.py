@@ -68,6 +68,22 @@ def test_a_model_directory_with_its_card(saved: Saved, hub: Hub) -> None:
     assert again.predictor is not None
 
 
+@pytest.mark.parametrize(
+    ("licence", "entries"),
+    [
+        ("CC-BY-NC-4.0", {"license": "cc-by-nc-4.0"}),
+        ("DINOv3 License (custom, gated)", {"license": "other", "license_name": "dinov3-license-custom-gated"}),
+    ],
+)
+def test_licences_are_written_as_the_hub_wants_them(
+    saved: Saved, hub: Hub, licence: str, entries: dict[str, str]
+) -> None:
+    for format in ("safetensors", "pt2"):
+        push(saved("image"), f"lab/{format}", format, licence=licence, api=hub)  # type: ignore[arg-type]
+        found = yaml.safe_load((hub.root / "lab" / format / "README.md").read_text(encoding="utf-8").split("---")[1])
+        assert {name: value for name, value in found.items() if name.startswith("license")} == entries
+
+
 def test_a_graph_with_its_card_and_a_readme_that_is_kept(saved: Saved, hub: Hub) -> None:
     done = openjepa.push(saved("tiled"), "lab/clips", "pt2", output="pooled", dynamic="batch", api=hub)
     place = hub.root / "lab" / "clips"

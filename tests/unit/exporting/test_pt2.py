@@ -156,3 +156,18 @@ def test_a_fine_tuned_classifier_as_a_graph(saved: Saved, tmp_path: Path, poolin
     again = openjepa.load(tmp_path / "ours")
     assert again.probe is not None
     assert again.probe.classes == probe.classes
+
+
+def test_a_full_disk_is_said_before_and_a_killed_export_is_swept_away(
+    saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / ".new-m.pt2.0123abcd"  # what kill -9 leaves: nobody holds its lock
+    left.mkdir()
+    (left / "m.pt2").write_text("half")
+    export(saved("image"), tmp_path / "m.pt2", "pt2", dynamic="none")
+    assert [item.name for item in tmp_path.iterdir()] == ["m.pt2"]
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("openjepa.exporting.place.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(RunError, match=r"has 0 MB free and 'n.pt2' needs"):
+        export(saved("image"), tmp_path / "n.pt2", "pt2", dynamic="none")
+    assert [item.name for item in tmp_path.iterdir()] == ["m.pt2"]

@@ -50,7 +50,7 @@ def pretrain(
         typer.Option(help="start both encoders from this one; deployed: each from its own"),
     ] = "deployed",
     init_predictor: Annotated[bool, typer.Option(help="take the predictor too, where there is one that fits")] = True,
-    init_hint: Annotated[
+    init_hints: Annotated[
         list[str] | None, typer.Option(help="what a file does not tell of itself, such as heads=16; may be repeated")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="delete the run in --out and start again")] = False,
@@ -76,7 +76,7 @@ def pretrain(
         init=init,
         init_which=init_which,
         init_predictor=init_predictor,
-        init_hints=parse_hints(init_hint or ()),
+        init_hints=parse_hints(init_hints or ()),
         overwrite=overwrite,
         judge=judge,
         report=report,

@@ -20,8 +20,14 @@ from openjepa.hub.atomic import sha256
 from openjepa.hub.download import check_space, disk_error, is_offline, weights_root
 
 _log = logging.getLogger(__name__)
-_ABOUT = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json", "README.md", "LICENSE")
-_ABOUT += ("manifest.json",)  # of a model directory of ours, whose parts have names of their own
+_ABOUT: tuple[str, ...] = (
+    "config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "README.md",
+    "LICENSE",
+    "manifest.json",  # of a model directory of ours, whose parts have names of their own
+)
 _SAFE = re.compile(r"(model(-\d+-of-\d+)?|predictor|online|target|classifier)\.safetensors(\.index\.json)?")
 _PICKLED = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -92,6 +92,7 @@ def _with_origin(loaded: LoadedModel, origin: Resolved | None) -> LoadedModel:
     found = loaded.provenance
     if origin is None or found is None:
         return loaded
+    _check_size(loaded, origin)
     told = replace(
         found,
         source=origin.source,
@@ -101,6 +102,17 @@ def _with_origin(loaded: LoadedModel, origin: Resolved | None) -> LoadedModel:
         sha256=origin.sha256 or found.sha256,
     )
     return replace(loaded, provenance=told)
+
+
+def _check_size(loaded: LoadedModel, origin: Resolved) -> None:
+    """What a file is called, it must be: one cut to fewer whole blocks fits the architecture its own names suggest."""
+    wanted = origin.entry.encoder if origin.entry is not None else {}
+    found = {"dim": loaded.encoder.embed_dim, "depth": loaded.encoder.depth, "heads": loaded.encoder.heads}
+    wrong = {key: value for key, value in found.items() if wanted.get(key, value) != value}
+    if wrong:
+        theirs = ", ".join(f"{key} {value}" for key, value in wrong.items())
+        ours = ", ".join(f"{key} {wanted[key]}" for key in wrong)
+        raise CheckpointError(f"'{origin.path}' is no {origin.name}: its encoder has {theirs} instead of {ours}")
 
 
 def _beside(path: Path) -> Resolved | None:

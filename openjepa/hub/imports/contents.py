@@ -91,7 +91,8 @@ def read_contents(path: str | Path, hints: Mapping[str, Any] | None = None) -> C
     hints: see :data:`HINTS`; they come before what ``meta.json`` says.
 
     Raises:
-        ConfigError: an unknown hint, or one of the wrong kind. CheckpointError: unreadable, truncated, or a pickle with code (nothing is executed).
+        ConfigError: an unknown hint, or one of the wrong kind. CheckpointError: unreadable, truncated, or a pickle with code
+            (nothing is executed).
     """
     path, given = Path(path), dict(hints or {})
     for name in given:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 import openjepa
 from openjepa.errors import CheckpointError, ConfigError
+from openjepa.hub import opening
 from openjepa.hub.adapters import Foreign
 from openjepa.hub.opening import open_any, open_own
 from openjepa.model import Model
@@ -36,7 +38,23 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     server.shutdown()
 
 
-def test_a_published_file_fetched_by_hand_is_known_by_its_name(tmp_path: Path) -> None:
+@pytest.fixture
+def wee(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catalogue whose models are as small as the files of these tests."""
+    entries = tuple(replace(entry, encoder={"dim": 48, "depth": 2, "heads": 3}) for entry in opening.published())
+    monkeypatch.setattr(opening, "published", lambda: entries)
+
+
+def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "IN1K-vit.h.14-300e.pth.tar"
+    torch.save(nested(small("ijepa")), path)
+    with pytest.raises(
+        CheckpointError, match="is no ijepa-vith14-1k: its encoder has dim 48, depth 2.* instead of dim 1280"
+    ):
+        openjepa.load(path, hints={"heads": 3, "image_size": 32})
+
+
+def test_a_published_file_fetched_by_hand_is_known_by_its_name(tmp_path: Path, wee: None) -> None:
     path = tmp_path / "IN1K-vit.h.14-300e.pth.tar"
     torch.save(nested(small("ijepa")), path)
     model = openjepa.load(path, hints={"heads": 3, "image_size": 32})
@@ -98,7 +116,7 @@ def test_what_names_nothing_is_one_line(tmp_path: Path) -> None:
         open_own("timm:vit_wee_patch16_reg1_gap_256@random")
 
 
-def test_the_licence_is_said_at_load(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_licence_is_said_at_load(tmp_path: Path, wee: None, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "vith16.pth.tar"
     torch.save(nested(small("vjepa")), path)
     openjepa.load(path, hints={"heads": 3, "image_size": 32, "frames": 4})

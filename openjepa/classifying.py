@@ -50,8 +50,8 @@ def classify(
     """The likeliest classes of every file, in order, as they come; unreadable files come last, with their error.
 
     Args:
-        data: folder of images or videos (labels are not needed), a list file, or one image or video. model: a fine-tuned classifier, or what
-            :func:`load` takes together with ``probe``, a published attentive classifier for it. top: classes per file.
+        data: folder of images or videos (labels are not needed), a list file, or one image or video.
+        model: a fine-tuned classifier, or what :func:`load` takes together with ``probe``, a published attentive classifier for it. top: classes per file.
 
     Raises:
         ConfigError: the model has no classifier. DataError: nothing there that can be read.

@@ -90,6 +90,6 @@ def parse_hints(words: Sequence[str]) -> dict[str, Any] | None:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key or not value:
-            raise ConfigError(f"--init-hint {word}: write it as key=value, such as heads=16")
+            raise ConfigError(f"--init-hints {word}: write it as key=value, such as heads=16")
         found[key] = int(value) if value.isdecimal() else value
     return found or None

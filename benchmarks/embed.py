@@ -345,7 +345,8 @@ def main() -> None:
         folder = Path(name)
         tables = [images(args, folder)] if args.images else []
         tables += [clips(args, folder)] if args.clips else []
-    save(f"embed-{args.device.type}-{args.arch}", {"machine": facts, "tables": tables})
+    for entry in tables:
+        save(f"embed-{entry['what']}-{args.device.type}-{args.arch}", {"machine": facts, **entry})
     console.print("outside: decoding happens in other processes; what is left is waiting for them, copying and writing")
 
 

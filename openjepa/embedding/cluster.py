@@ -24,13 +24,17 @@ class _Encoder:
     The data must be at the same place on every node (a shared file system), and the model by the same name.
     """
 
-    def __init__(self, work: Work, order: Order) -> None:
-        self.job, self.order = work.open(), order
+    def __init__(self, work: Work, order: Order, plan: dict[str, Any]) -> None:
+        self.work, self.order, self.plan = work, order, plan
+        self.job: Job | None = None
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         """Rows ``start:stop`` of the plan, as bytes; or the error a user can mend, which Ray would wrap in a page of trace."""
         start, stop = int(task["start"]), int(task["stop"])
         try:
+            if self.job is None:
+                self.job = self.work.open()
+                self.job.check(self.plan)
             rows = joined([rows for _, rows in self.job.encode([(start, stop)], self.order)])
         except OpenJepaError as error:
             return {"start": start, "rows": b"", "error": str(error)}
@@ -79,7 +83,7 @@ def _stream(
     work = job.work
     found = tasks.map(
         _Encoder,
-        fn_constructor_args=(work, order),
+        fn_constructor_args=(work, order, job.plan()),
         concurrency=jobs,
         **({"num_gpus": 1} if gpu else {"num_cpus": 1}),
     )

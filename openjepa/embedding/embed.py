@@ -21,7 +21,7 @@ from openjepa.embedding.order import Order
 from openjepa.embedding.parts import JOINED, PartsFolder
 from openjepa.embedding.rows import Layout
 from openjepa.embedding.store import Store, open_store
-from openjepa.embedding.work import Job, Work
+from openjepa.embedding.work import Job, Work, difference
 from openjepa.errors import ConfigError, DataError, RunError, nearest
 from openjepa.features import ClipOptions
 from openjepa.features.extraction import Layers, Precision
@@ -141,7 +141,7 @@ class _Task:
             if overwrite:
                 return None
             raise RunError(f"'{self.out}' exists and is not replaced without --overwrite ({error})") from error
-        different = _difference(store.about, self.plan)
+        different = difference(store.about, self.plan)
         if different is None:
             return store
         if not overwrite:
@@ -153,7 +153,7 @@ class _Task:
     def begin(self, overwrite: bool) -> Order:
         """The rows, as written down by an earlier call or now. Raises RunError when another embedding was begun here."""
         begun = self.folder.plan()
-        different = None if begun is None else _difference(begun, self.plan)
+        different = None if begun is None else difference(begun, self.plan)
         if different is not None and not overwrite:
             raise RunError(
                 f"'{self.folder.path}' was begun with {different}: finish that with its own command, or start over with "
@@ -196,7 +196,7 @@ class _Task:
     def follow(self, rank: int, world: int, started: float) -> Embedded:
         """What ranks other than the first do: their share."""
         until = time.monotonic() + _WAIT
-        while (begun := self.folder.plan()) is None or _difference(begun, self.plan) is not None:
+        while (begun := self.folder.plan()) is None or difference(begun, self.plan) is not None:
             if self.out.exists() and begun is None:
                 break
             if time.monotonic() > until:
@@ -254,21 +254,6 @@ class _Task:
             self.folder.remove()
             raise DataError(f"none of the {total} items of {self.job.source.name} can be read; {reason}")
         return known
-
-
-def _difference(have: Mapping[str, Any], want: Mapping[str, Any]) -> str | None:
-    """In words what two embeddings differ in; None: nothing."""
-    if have.get("model", {}).get("fingerprint") != want["model"]["fingerprint"]:
-        return f"another model ({have.get('model', {}).get('name')})"
-    if have.get("settings") != want["settings"]:
-        mine, theirs = have.get("settings") or {}, want["settings"]
-        key = next(name for name in [*theirs, *mine] if mine.get(name) != theirs.get(name))
-        return f"other settings ({key} {mine.get(key)}, now {theirs.get(key)})"
-    if have.get("data") != want["data"]:
-        return f"other data ({have.get('data', {}).get('name')}, or its files have changed since)"
-    if have.get("format") != want["format"]:
-        return "another version of openjepa"
-    return None
 
 
 def _result(store: Store, computed: int, started: float) -> Embedded:

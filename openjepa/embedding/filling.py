@@ -144,7 +144,9 @@ def _child(work: Work, folder: str, rank: int, world: int, block: int, back: Con
         parts = PartsFolder(Path(folder))
         plan = parts.plan()
         assert plan is not None
-        fill(work.open(), parts.order(plan), parts, rank=rank, world=world, block=block, on_rows=alive)
+        job = work.open()
+        job.check(plan)
+        fill(job, parts.order(plan), parts, rank=rank, world=world, block=block, on_rows=alive)
     except OpenJepaError as error:
         back.send(error)
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -132,6 +132,12 @@ class Job:
         provenance = getattr(self.model, "provenance", None)
         return {} if provenance is None else {"origin": str(provenance)}
 
+    def check(self, plan: Mapping[str, Any]) -> None:
+        """Raise ConfigError where this process opened something else than the one that made the plan."""
+        different = difference(self.plan(), plan)
+        if different is not None:
+            raise ConfigError(f"a process that was to help found {different}: do all see the same files?")
+
     def order(self) -> Order:
         """The rows of the data."""
         return count_rows(self.source, self.work.slide, self.work.workers)
@@ -190,3 +196,18 @@ def iterate(data: str | Path, model: str | Path | AnyModel, **settings: Any) -> 
     order = job.order()
     for _, rows in job.encode([(0, len(order))], order):
         yield rows
+
+
+def difference(have: Mapping[str, Any], want: Mapping[str, Any]) -> str | None:
+    """In words what two embeddings differ in; None: nothing."""
+    if have.get("model", {}).get("fingerprint") != want["model"]["fingerprint"]:
+        return f"another model ({have.get('model', {}).get('name')})"
+    if have.get("settings") != want["settings"]:
+        mine, theirs = have.get("settings") or {}, want["settings"]
+        key = next(name for name in [*theirs, *mine] if mine.get(name) != theirs.get(name))
+        return f"other settings ({key} {mine.get(key)}, now {theirs.get(key)})"
+    if have.get("data") != want["data"]:
+        return f"other data ({have.get('data', {}).get('name')}, or its files have changed since)"
+    if have.get("format") != want["format"]:
+        return "another version of openjepa"
+    return None

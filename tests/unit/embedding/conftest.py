@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from openjepa.config import build_recipe
+from openjepa.embedding import embed, open_store
 from openjepa.hub.model_directory import save_model
 from openjepa.methods import build_method
 
@@ -87,3 +88,21 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
             container.mux(stream.encode())
     (root / "film1b.mp4").write_bytes(b"no film")
     return root
+
+
+@pytest.fixture
+def whole(tmp_path, pictures, image_model):
+    """What one process makes of the pictures."""
+    return open_store(embed(pictures, image_model, tmp_path / "whole.npz", workers=0, device="cpu").path)
+
+
+@pytest.fixture
+def same():
+    """Compares two stores row by row."""
+
+    def compare(store, whole) -> None:
+        assert store.ids == whole.ids
+        assert store.meta["error"].tolist() == whole.meta["error"].tolist()
+        np.testing.assert_allclose(store.vectors(), whole.vectors(), atol=1e-5)
+
+    return compare

@@ -66,6 +66,14 @@ class Approximate:
         Returns:
             cosines ``(Q, k)`` float64 and rows ``(Q, k)``; row −1 and cosine −∞ where the lists read held fewer.
         """
+        wide = min(4 * k + 32, len(self.unit))
+        _, found = self.candidates(queries, wide, allowed=allowed, probes=probes)
+        return rescore(self.unit, queries, found, k)
+
+    def candidates(
+        self, queries: Floats, k: int, *, allowed: NDArray[np.bool_] | None = None, probes: int | None = None
+    ) -> tuple[Floats, Rows]:
+        """As :meth:`topk`, by the codes alone: cosines ``(Q, k)`` float32 are off by some thousandths."""
         faiss = require("faiss", "search")
         reads = probes or self.tuning.probes
         settings: dict[str, Any] = {}
@@ -73,11 +81,10 @@ class Approximate:
             share = max(float(allowed.mean()), 1e-9)
             reads = min(self.tuning.lists, max(reads, int(reads / share)))
             settings["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-        wide = min(4 * k + 32, len(self.unit))
         parameters = faiss.SearchParametersIVF(nprobe=reads, **settings)
-        _, found = self.index.search(np.ascontiguousarray(queries), wide, params=parameters)
+        cosine, found = self.index.search(np.ascontiguousarray(queries), k, params=parameters)
         found[found >= len(self.unit)] = -1  # a damaged file must not end in a crash
-        return rescore(self.unit, queries, found, k)
+        return cosine, found
 
     def save(self, path: Path) -> None:
         """Write the inverted file. Raises OSError when the disk is full."""

@@ -23,6 +23,8 @@ THRESHOLD = 0.99
 _EXACT_ROWS = 50_000  # up to here every pair is compared
 _BLOCK = 2048
 _NEIGHBOURS = 32  # per row, where the approximate index proposes pairs
+_PROBES = 8  # lists read per row: near duplicates lie in the same list, or in one beside it
+_CODED = 0.02  # how far cosines of codes may be off
 _MOST_PAIRS = 5_000_000
 _ROUNDING = 1e-5
 
@@ -73,7 +75,7 @@ def group_duplicates(
         raise ConfigError(f"a threshold is a cosine above 0 and at most 1, not {threshold:g}")
     rows = np.arange(len(index)) if allowed is None else np.flatnonzero(allowed)
     exact = index.approximate is None or len(rows) <= _EXACT_ROWS
-    proposals = _all_pairs(index, rows, threshold) if exact else _near_pairs(index, rows, allowed)
+    proposals = _all_pairs(index, rows, threshold) if exact else _near_pairs(index, rows, allowed, threshold)
     found: list[NDArray[np.int64]] = []
     values: list[NDArray[np.float64]] = []
     total = 0
@@ -108,15 +110,20 @@ def _all_pairs(index: Index, rows: Rows, threshold: float) -> Iterator[tuple[int
             yield min(start + _BLOCK, len(rows)), rows[left[ordered]], rows[right[ordered]]
 
 
-def _near_pairs(index: Index, rows: Rows, allowed: NDArray[np.bool_] | None) -> Iterator[tuple[int, Rows, Rows]]:
-    """Pairs of each row and its nearest, as the approximate index proposes them."""
-    assert index.approximate is not None
+def _near_pairs(
+    index: Index, rows: Rows, allowed: NDArray[np.bool_] | None, threshold: float
+) -> Iterator[tuple[int, Rows, Rows]]:
+    """Pairs of each row and its nearest, as the approximate index proposes them by its codes."""
+    approximate = index.approximate
+    assert approximate is not None
+    probes = min(_PROBES, approximate.tuning.probes)
     for start in range(0, len(rows), _BLOCK):
         part = rows[start : start + _BLOCK]
-        _, found = index.approximate.topk(np.ascontiguousarray(index.unit[part]), _NEIGHBOURS + 1, allowed=allowed)
+        queries = np.ascontiguousarray(index.unit[part])
+        cosine, found = approximate.candidates(queries, _NEIGHBOURS + 1, allowed=allowed, probes=probes)
         left = np.repeat(part, found.shape[1])
         right = found.ravel()
-        real = (right >= 0) & (left != right)
+        real = (right >= 0) & (left != right) & (cosine.ravel() >= threshold - _CODED)
         left, right = left[real], right[real]
         yield min(start + _BLOCK, len(rows)), np.minimum(left, right), np.maximum(left, right)
 

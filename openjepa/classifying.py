@@ -51,7 +51,8 @@ def classify(
 
     Args:
         data: folder of images or videos (labels are not needed), a list file, or one image or video.
-        model: a fine-tuned classifier, or what :func:`load` takes together with ``probe``, a published attentive classifier for it. top: classes per file.
+        model: a fine-tuned classifier, or what :func:`load` takes together with ``probe``, a published attentive classifier
+            for it. top: classes per file.
 
     Raises:
         ConfigError: the model has no classifier. DataError: nothing there that can be read.

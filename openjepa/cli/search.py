@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:  # torch is imported when the command runs, not for --help
     from openjepa.searching import Duplicates, Hits
 
 app = typer.Typer(add_completion=False)
+_LONG = 20_000  # items from which a comparison says how far it is
 _SHOWN = 20  # groups of duplicates listed; the table has all
 
 
@@ -66,7 +68,7 @@ def search(
     written: list[Path] = []
     if duplicates:
         least = THRESHOLD if threshold is None else threshold
-        found = finding.find_duplicates(opened, threshold=least, where=where or ())
+        found = finding.find_duplicates(opened, threshold=least, where=where or (), on_progress=_tenths(say))
         lines = _duplicate_lines(found)
         written += write_duplicates(found, out) if out is not None else ()
     else:
@@ -79,6 +81,19 @@ def search(
         console.print(line, markup=False)
     for path in written:
         console.print(f"wrote {path}", markup=False)
+
+
+def _tenths(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Say how far a long comparison is, ten times; short ones say nothing."""
+    said = 0
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal said
+        if total >= _LONG and 10 * done // total > said:
+            said = 10 * done // total
+            say(f"compared {done:,} of {total:,} items")
+
+    return on_progress
 
 
 def _check(

@@ -171,7 +171,9 @@ def write_zarr(path: Path, layout: Layout, parts: Parts) -> None:
     chunk = min(max(_CHUNK_BYTES // row_bytes, 1), max(n, 1))
 
     def make(name: str, dtype: str, shape: tuple[int, ...], size: int) -> Any:
-        return group.create_array(name, shape=shape, dtype=dtype, chunks=(size, *shape[1:]))
+        # A chunk that is lost reads as NaN, not as zeros that look like features.
+        fill = {"fill_value": float("nan")} if dtype.startswith("float") else {}
+        return group.create_array(name, shape=shape, dtype=dtype, chunks=(size, *shape[1:]), **fill)
 
     def put(name: str, dtype: str, shape: tuple[int, ...], size: int, pick: Callable[[Rows], NDArray[Any]]) -> None:
         array, place = make(name, dtype, shape, size), 0

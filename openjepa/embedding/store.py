@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openjepa.embedding.formats import format_of
+from openjepa.embedding.rows import first_line
 from openjepa.errors import DataError
 
 FORMAT = 1  # of the record inside every file
@@ -57,7 +58,14 @@ class Store:
 
     def chunks(self, rows: int = 4096) -> Iterator[NDArray[np.float32]]:
         """Features ``(n, *shape)`` float32 of at most ``rows`` rows at a time, in order; NaN in rows with an error."""
-        for block in self._table.chunks(rows):
+        blocks = self._table.chunks(rows)
+        while True:
+            try:
+                block = next(blocks, None)
+            except (OSError, ValueError, RuntimeError) as error:  # what pyarrow, Lance and Zarr raise on lost bytes
+                raise DataError(f"'{self.path}' is damaged ({first_line(error)})") from error
+            if block is None:
+                return
             yield np.asarray(block, np.float32)
 
     def vectors(self) -> NDArray[np.float32]:

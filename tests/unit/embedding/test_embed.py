@@ -269,3 +269,26 @@ def test_memory_does_not_grow_with_the_data(tmp_path, image_model, monkeypatch):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 1_000_000, peaks
+
+
+@pytest.mark.parametrize("ending", ["parquet", "npz", "safetensors", "lance", "zarr"])
+def test_a_damaged_or_foreign_store_is_one_line(tmp_path, pictures, image_model, ending):
+    if ending in ("parquet", "lance", "zarr"):
+        pytest.importorskip({"parquet": "pyarrow"}.get(ending, ending))
+    with pytest.raises(DataError, match="no features at"):
+        open_store(tmp_path / f"none.{ending}")
+    place = embed(pictures, image_model, tmp_path / f"f.{ending}", **QUIET).path
+    if place.is_dir():
+        victim = max((item for item in place.rglob("*") if item.is_file()), key=lambda item: item.stat().st_size)
+        victim = place / "zarr.json" if ending == "zarr" else victim
+        victim.unlink()
+    else:
+        place.write_bytes(place.read_bytes()[: place.stat().st_size // 2])
+    with pytest.raises(DataError, match="damaged|truncated|was not written by openjepa") as caught:
+        open_store(place).vectors()
+    lines(caught)
+    other = tmp_path / f"other.{ending}"
+    other.mkdir() if place.is_dir() else other.write_bytes(b"something else altogether")
+    with pytest.raises(DataError) as caught:
+        open_store(other)
+    lines(caught)

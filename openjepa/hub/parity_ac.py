@@ -72,4 +72,6 @@ def _agree(golden: Golden, loaded: LoadedModel) -> None:
                 f"'{golden.path}' is malformed: meta.json says {name} = {golden.number(name):g}, its checkpoint {value}"
             )
     if golden.tensor("clip").shape[2] != golden.integer("frames"):
-        raise CheckpointError(f"'{golden.path}' is malformed: clip has not the {golden.integer('frames')} frames of meta.json")
+        raise CheckpointError(
+            f"'{golden.path}' is malformed: clip has not the {golden.integer('frames')} frames of meta.json"
+        )

@@ -207,7 +207,10 @@ def _refusal(path: Path, message: str) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", message)
     if found:
         return f"'{path}' is refused: it is a pickle that would run code ({found[1]}), only tensors are read"
-    if "truncated" not in message and re.search(r"unrecognized function|Unsupported (operand|class|global)", message):
+    with path.open("rb") as file:
+        pickled = file.read(1) == b"\x80"
+    unread = re.search(r"unrecognized function|Unsupported (operand|class|global)", message)
+    if unread and "truncated" not in message and (pickled or "operand" not in message):
         return f"'{path}' is refused: it is a pickle of more than tensors, which could run code; only tensors are read"
     return f"'{path}' is truncated or no torch file ({_one_line(message)})"
 

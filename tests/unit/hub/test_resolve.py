@@ -143,7 +143,9 @@ def test_no_network_and_no_copy_is_one_line_with_file_and_place(hub: LocalServer
         resolve.resolve("vjepa2-vitl")
     line = str(caught.value)
     assert "\n" not in line
-    assert "fetch the .json files and model.safetensors of https://huggingface.co/facebook/vjepa2-vitl-fpc64-256" in line
+    assert (
+        "fetch the .json files and model.safetensors of https://huggingface.co/facebook/vjepa2-vitl-fpc64-256" in line
+    )
     place = download_hf.by_hand(VITL)
     assert f"put them into '{place}'" in line
     place.mkdir(parents=True)

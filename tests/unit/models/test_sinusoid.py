@@ -52,7 +52,8 @@ def test_longer_clips_go_on_counting_and_larger_frames_are_interpolated_frame_by
 def test_a_recipe_builds_networks_with_them_and_with_its_epsilon() -> None:
     method = build_method(recipe(norm_eps=1e-12))
     norms = [module for module in method.modules() if isinstance(module, nn.LayerNorm)]
-    assert len(norms) == 6 and {norm.eps for norm in norms} == {1e-12}
+    assert len(norms) == 6
+    assert {norm.eps for norm in norms} == {1e-12}
     assert method.online.pos_embed is not None
     torch.testing.assert_close(method.online.pos_embed[0], sinusoid(12, (2, 4, 4)))
     assert method.online.forward_features(torch.randn(2, 3, 6, 24, 16)).shape == (2, 3 * 6 * 4, 12)

@@ -185,7 +185,7 @@ def test_images_are_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_no_file_is_exported_that_would_take_images(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="only encoders of images and clips are exported"):
-        openjepa.export(openjepa.load(write(tmp_path, small()), hints=HINTS), tmp_path / "out", format="safetensors")
+        openjepa.export(openjepa.load(write(tmp_path, small()), hints=HINTS), tmp_path / "out", format="onnx")
 
 
 def test_the_golden_file_loads_by_one_call(shared: Path) -> None:

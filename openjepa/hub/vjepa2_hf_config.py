@@ -144,7 +144,7 @@ def _check_exportable(
     elif encoder.image_size[0] != encoder.image_size[1]:
         wrong = f"its clips are square, not {encoder.image_size[0]}×{encoder.image_size[1]}"
     elif not isinstance(recipe.predictor, NarrowPredictorConfig) or encoder.num_prefix_tokens:
-        wrong = "it has a narrow predictor and no class token"
+        wrong = "it knows one predictor, the narrow one, and no class token"
     elif len(encoder.tap_blocks) > 1 or encoder.positions.plane is not None:  # their tensors alone would not tell
         wrong = "it has one final norm and counts rows and columns in whole patches: no model.taps, no model.rope_grid"
     elif probe is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def finetune(
     """
     if train_batch is not None:
         options["batch_size"] = train_batch
-    grid_from(FineTune, NAME, options)  # a mistake is said before anything is loaded
+    wanted = grid_from(FineTune, NAME, options)  # a mistake is said before anything is loaded
     loaded = model if isinstance(model, AnyModel) else load(model, which=which, hints=hints)
     seen = loaded.seen(clips or ClipOptions())
     if not isinstance(seen, Model | ForeignModel):
@@ -85,11 +85,14 @@ def finetune(
     place = Path(out)
     lock = _claim(place, resume, overwrite)
     try:
-        if resume and (place / SCORES).is_file():
-            return FineTuned(place, tuple(read_scores(place / SCORES)))
         named = str(model) if isinstance(model, str | Path) else _source(loaded)
         about = {"from": named, "train": str(train), "val": str(val), "licence": _licence(loaded)}
-        write_file(place / ABOUT, {**about, "options": json.loads(json.dumps(options, default=str))})
+        settings = json.loads(json.dumps({**about, **asdict(wanted)}, default=str))
+        if resume:
+            _check_same(place, settings)
+        if resume and (place / SCORES).is_file():
+            return FineTuned(place, tuple(read_scores(place / SCORES)))
+        write_file(place / ABOUT, settings)
 
         def receive(subject: str, tuned: Tuned, classes: tuple[str, ...], score: Score) -> None:
             if subject == loaded.name:
@@ -114,6 +117,14 @@ def finetune(
         return FineTuned(place, tuple(scores))
     finally:
         lock.release()
+
+
+def _check_same(place: Path, settings: Mapping[str, Any]) -> None:
+    """Raise RunError where a fine-tuning would go on with other data, another model or other options."""
+    begun = json.loads((place / ABOUT).read_text(encoding="utf-8"))
+    for key, value in settings.items():
+        if key in begun and begun[key] != value:
+            raise RunError(f"'{place}' was begun with {key} {begun[key]}, now it is {value}: --overwrite starts again")
 
 
 def _save(

@@ -10,7 +10,9 @@ import typer
 
 from openjepa.errors import ConfigError
 
-app = typer.Typer(help="Write a model for other programs and check it at once.", add_completion=False)
+app = typer.Typer(
+    help="Write a model for other programs and check it at once.", add_completion=False, rich_markup_mode=None
+)
 _SUFFIX = {"onnx": ".onnx", "pt2": ".pt2"}
 _PIXELS = re.compile(r"(\d+)(?:[x×](\d+))?$")
 

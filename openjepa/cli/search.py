@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:  # torch is imported when the command runs, not for --help
     from openjepa.searching import Duplicates, Hits
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 _LONG = 20_000  # items from which a comparison says how far it is
 _SHOWN = 20  # groups of duplicates listed; the table has all
 

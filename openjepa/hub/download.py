@@ -181,9 +181,8 @@ def _download(url: str, place: Path, expected: str | None) -> None:
 
 def _receive_all(url: str, place: Path, part: Path) -> None:
     """Take a cut transfer up again, until it is whole or nothing more comes."""
-    failures = 0
+    failures, most = 0, _size(part)
     while True:
-        before = _size(part)
         try:
             _receive(url, part)
             return
@@ -195,7 +194,8 @@ def _receive_all(url: str, place: Path, part: Path) -> None:
                 part.unlink(missing_ok=True)
         except (urllib.error.URLError, _CutError, HTTPException, TimeoutError, ConnectionError) as error:
             why = _reason(error)
-        failures = 1 if _size(part) > before else failures + 1
+        failures = 1 if _size(part) > most else failures + 1  # a server may begin again: only new bytes are progress
+        most = max(most, _size(part))
         if failures >= _TRIES or why == _NO_NAME:
             raise unreachable(url, place, why + (f"; {_size(part):,} bytes are kept" if _size(part) else ""))
         _log.info("%s: %s, taken up again at %d bytes", url, why, _size(part))

@@ -37,7 +37,11 @@ def open_any(
         return opened
     if isinstance(opened, Foreign):
         raise ConfigError(f"{opened.name} is an encoder of another library: published probes are for models of ours")
-    return replace(opened, probe=import_probe(_probe_file(str(what), str(probe))))
+    found = import_probe(_probe_file(str(what), str(probe)))
+    width = dict(found.classifier.named_parameters())["pooler.query_tokens"].shape[-1]
+    if width != opened.encoder.embed_dim:
+        raise CheckpointError(f"the probe '{probe}' is {width} wide, the encoder {opened.encoder.embed_dim}")
+    return replace(opened, probe=found)
 
 
 def _probe_file(what: str, probe: str) -> Path:

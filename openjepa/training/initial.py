@@ -13,7 +13,7 @@ from torch import nn
 from openjepa.config import Recipe
 from openjepa.config.schema import DataConfig
 from openjepa.data import Normalise
-from openjepa.errors import CheckpointError, RunError
+from openjepa.errors import CheckpointError, ConfigError, RunError
 from openjepa.hub.atomic import write_file
 from openjepa.hub.fit import EncoderWeights, Fitted, fit_encoder, fit_predictor, on_meta
 from openjepa.hub.model_directory import LoadedModel, Which
@@ -51,7 +51,10 @@ class InitialWeights:
         which: ``deployed`` continues both encoders, each from its own; ``online`` or ``target`` starts both from that one.
         predictor: False starts it fresh.
         """
-        deployed = EncoderWeights.of(model.encoder)
+        chosen = {"deployed": model.encoder, "online": model.online, "target": model.target}[which]
+        if chosen is None:
+            raise ConfigError(f"{source or model.source} has no {which} encoder")
+        deployed = EncoderWeights.of(chosen)
         separate = which == "deployed" and model.online is not None
         online = EncoderWeights.of(model.online) if separate and model.online is not None else deployed
         where = source or str(model.source)

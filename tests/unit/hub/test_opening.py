@@ -97,6 +97,10 @@ def test_a_probe_comes_with_the_model(tmp_path: Path) -> None:
     assert model.probe is not None
     tokens = model.embed(torch.rand(3, 4, 32, 32), tokens="patch")
     assert model.probe.classifier(tokens).shape == (1, 5)
+    narrow = AttentiveClassifier(32, 16, 5, depth=2)
+    torch.save({"classifiers": [{f"module.{k}": v for k, v in narrow.state_dict().items()}]}, tmp_path / "narrow.pt")
+    with pytest.raises(CheckpointError, match="is 32 wide, the encoder 48"):
+        openjepa.load(tmp_path / "encoder.pt", hints=HINTS, probe=tmp_path / "narrow.pt")
     with pytest.raises(CheckpointError, match="there is no probe 'ssv2': give a file, or a task with a published"):
         openjepa.load(tmp_path / "encoder.pt", hints=HINTS, probe="ssv2")
     with pytest.raises(ConfigError, match="published probes are for models of ours"):

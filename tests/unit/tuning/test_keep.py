@@ -124,6 +124,8 @@ def test_killed_and_resumed_is_uninterrupted(
     ours, theirs = (openjepa.load(run.run_dir) for run in (done, kept))
     for key, value in theirs.encoder.state_dict().items():
         assert torch.equal(value, ours.encoder.state_dict()[key]), key
+    with pytest.raises(RunError, match="was begun with tune full, now it is lora"):  # also when it is finished
+        finetune(model, **data, out=place, tune="lora", resume=True, **QUICK)
     again = finetune(model, **data, out=place, resume=True, tune="full", **QUICK)  # finished: nothing is trained
     assert [score.value for score in again.scores] == [score.value for score in done.scores]
 

@@ -63,6 +63,7 @@ def _open(what: str, which: Which, hints: Mapping[str, Any]) -> LoadedModel | Fo
         found = resolve(what)
         return _local(found.path, which, {**found.hints, **hints}, found)
     if is_foreign(what):
+        _refuse_hints(what, hints)
         return open_encoder(what)
     if "/" in what or "\\" in what:
         return load_model(path, which)
@@ -77,6 +78,8 @@ def _local(path: Path, which: Which, hints: Mapping[str, Any], origin: Resolved 
     native = native or (path.is_dir() and (path / "checkpoint.pt").is_file())
     native = native or is_timm_directory(path)
     kind = None if native else _model_type(path)
+    if not native:
+        _refuse_hints(str(path), {key: value for key, value in hints.items() if key != "family" or not is_native(path)})
     if native or is_native(path):
         hints = {**(origin.hints if origin is not None else {}), **hints}
         return _with_origin(import_weights(path, which=which, hints=hints), origin)
@@ -89,6 +92,14 @@ def _local(path: Path, which: Which, hints: Mapping[str, Any], origin: Resolved 
             return foreign
         return replace(foreign, name=origin.source, licence=origin.licence or foreign.licence)
     return load_model(path, which)
+
+
+def _refuse_hints(what: str, hints: Mapping[str, Any]) -> None:
+    """Raise ConfigError for hints that nobody would read: a model with a configuration of its own needs none."""
+    if hints:
+        raise ConfigError(
+            f"'{what}' says itself what it is: the hints {', '.join(hints)} are for authors' weight files"
+        )
 
 
 def _with_origin(loaded: LoadedModel, origin: Resolved | None) -> LoadedModel:

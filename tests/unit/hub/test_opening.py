@@ -116,6 +116,8 @@ def test_what_names_nothing_is_one_line(tmp_path: Path) -> None:
         with pytest.raises((CheckpointError, ConfigError), match=words) as caught:
             openjepa.load(name)
         assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="the hints heads are for authors' weight files"):
+        openjepa.load("timm:vit_wee_patch16_reg1_gap_256@random", hints={"heads": 3})
     with pytest.raises(ConfigError, match="an encoder alone"):
         open_own("timm:vit_wee_patch16_reg1_gap_256@random")
 
